@@ -1,0 +1,1 @@
+"""tezawari: the material appearance of images."""

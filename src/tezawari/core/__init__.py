@@ -1,0 +1,1 @@
+"""Errors, seeding, configuration, exact resume and run records: what every room of the house stands on."""

@@ -1,0 +1,1 @@
+"""Style transfer: the conditional network, its perceptual loss, Gatys' optimisation, mixing, maps and colour."""
