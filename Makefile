@@ -1,0 +1,37 @@
+# train: environment, then the first network.   test: environment, then the whole suite.
+# lint: format, rules, types.                   lock: record the versions of the environment as the tested ones.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# Extra words for the command, for example: make train ARGS='trainer.max_epochs=1', make test ARGS='-x -k gram'.
+ARGS ?=
+
+.PHONY: train test lint lock
+
+train: $(STAMP)
+	@$(BIN)/python train.py model=multistyle $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+# Local version parts (+cpu, +cu130) are dropped: they name a build, which differs from machine to machine.
+lock: $(STAMP)
+	@{ echo "# The versions that were tested, on Python $$($(BIN)/python -c 'import platform; print(platform.python_version())')."; \
+	   echo "# Written by 'make lock', read by 'make train' and 'make test' as constraints."; \
+	   $(BIN)/python -m pip freeze --exclude-editable | sed -e '/ @ /d' -e '/^#/d' -e 's/+.*//'; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+	@touch $(STAMP)
+
+# The stamp is written last, so an installation that was cut short is done again.
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: the locked versions need Python 3.11 or newer, this is " + sys.version.split()[0] + "; name one: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the environment into .venv (several minutes the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@
