@@ -1,0 +1,199 @@
+"""Training of the conditional multi-style network."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from tezawari.core.errors import UserError, did_you_mean
+from tezawari.features.backbone import default_content_layers, default_style_layers, load_backbone
+from tezawari.style.contact_sheet import save_contact_sheet
+from tezawari.style.loss import PerceptualLoss, PerceptualLosses, style_targets
+from tezawari.style.network import ConditionalNetwork, Fusion, Net, Norm, build_network
+from tezawari.style.package import describe_network, load_network, save_network
+
+
+class MultiStyle(pl.LightningModule):
+    """Train one network for all the styles of the data, one random style a sample.
+
+    Args:
+        net: ``deepstylecam`` (METHODS §6) or ``johnson``.
+        fusion: how the style conditions the network, ``concat`` or ``cin``.
+        norm: ``batch`` or ``instance``.
+        content_weight: weight of the content loss, relative to the photo's own features.
+        style_weight: weight of the style loss, relative to the style's own Gram matrices.
+        tv_weight: weight of the total variation.
+        per_style_weights: style name → factor on that style's loss; 1 where not named.
+        learning_rate: peak of Adam's learning rate; it falls to zero along a cosine.
+        frozen_moments: share of the steps, at the end, that train under the running moments that are used after
+            training (batch norm only); the network then is trained as it is used.
+        backbone_name: the loss network.
+        backbone_weights: a file of its weights, or None for those it comes with.
+        style_layers: layers of the style loss; None for the backbone's usual ones.
+        content_layers: layers of the content loss; None for the backbone's usual ones.
+        add_styles_to: a trained network to start from; the data's styles, all new, are added and only they train.
+    """
+
+    def __init__(
+        self,
+        net: Net = "deepstylecam",
+        fusion: Fusion = "concat",
+        norm: Norm = "batch",
+        content_weight: float = 1.0,
+        style_weight: float = 5.0,
+        tv_weight: float = 1.0,
+        per_style_weights: dict[str, float] | None = None,
+        learning_rate: float = 2e-3,
+        frozen_moments: float = 0.25,
+        backbone_name: str = "efficientnet_lite0",
+        backbone_weights: str | None = None,
+        style_layers: list[str] | None = None,
+        content_layers: list[str] | None = None,
+        add_styles_to: str | None = None,
+    ) -> None:
+        super().__init__()
+        if fusion == "cin" and norm == "batch":
+            raise UserError("model.fusion=cin conditions instance moments: add model.norm=instance")
+        self.save_hyperparameters()
+        self.strict_loading = False  # the loss network's weights are not in the checkpoint: see on_save_checkpoint
+        self.style_names: list[str] = []
+        self.first_row = 0
+        self.network: ConditionalNetwork | None = None
+        self.loss: PerceptualLoss | None = None
+
+    def setup(self, stage: str) -> None:
+        """Build the network and the style targets; how many styles there are is the data's to say."""
+        if self.network is not None:
+            return
+        data, hparams = self.trainer.datamodule, self.hparams  # type: ignore[attr-defined]
+        names = list(data.style_names)
+        self.network = self._build_network(names)
+        factors = hparams["per_style_weights"] or {}
+        unknown = set(factors) - set(names)
+        if unknown:
+            raise UserError(f"model.per_style_weights names {sorted(unknown)[0]}{did_you_mean(min(unknown), names)}")
+        self.register_buffer("style_factors", torch.tensor([float(factors.get(name, 1)) for name in names]))
+        self.register_buffer("style_average", torch.full((len(names),), torch.nan))
+        layers = tuple(hparams["style_layers"] or default_style_layers(hparams["backbone_name"]))
+        content = tuple(hparams["content_layers"] or default_content_layers(hparams["backbone_name"]))
+        backbone = load_backbone(
+            hparams["backbone_name"], tuple(dict.fromkeys(layers + content)), hparams["backbone_weights"]
+        )
+        self.loss = PerceptualLoss(backbone, style_targets(backbone, data.style_images(), layers), content)
+
+    def _build_network(self, names: list[str]) -> ConditionalNetwork:
+        hparams = self.hparams
+        self.style_names = names
+        if hparams["add_styles_to"] is None:
+            return build_network(hparams["net"], len(names), hparams["fusion"], hparams["norm"])
+        trained = load_network(Path(hparams["add_styles_to"]))
+        known = [name for name in names if name in trained.style_names]
+        if known:
+            raise UserError(
+                f"{hparams['add_styles_to']} already knows {', '.join(known)}: leave only new styles in the data"
+            )
+        self.first_row = len(trained.style_names)
+        self.style_names = [*trained.style_names, *names]
+        trained.network.add_styles(len(names))
+        trained.network.train_only_styles(range(self.first_row, len(self.style_names)))
+        return trained.network
+
+    def compile_network(self) -> None:
+        """Compile the network's forward and backward; the first step then takes a minute or so."""
+        assert self.network is not None
+        self.network.compile()
+
+    def forward(self, content_image: Tensor, style: Tensor) -> Tensor:
+        """Restyle ``(B, 3, H, W)`` photos in [0, 1] in the data's styles ``(B,)``; returns the same shape and range."""
+        assert self.network is not None
+        weights = one_hot(style + self.first_row, len(self.style_names))
+        return self.network(content_image.contiguous(memory_format=torch.channels_last), weights.to(content_image))
+
+    def _losses(self, batch: dict[str, Any]) -> PerceptualLosses:
+        assert self.loss is not None
+        return self.loss(self(batch["image"], batch["style"]), batch["image"], batch["style"])
+
+    def _total(self, losses: PerceptualLosses, style: Tensor) -> Tensor:
+        hparams = self.hparams
+        styled = losses.style * self.style_factors[style]
+        total = hparams["content_weight"] * losses.content + hparams["style_weight"] * styled
+        return (total + hparams["tv_weight"] * losses.total_variation).mean()
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Train the last steps under the moments that the network is used with afterwards."""
+        assert self.network is not None
+        steps = self.trainer.estimated_stepping_batches
+        late = self.global_step >= (1 - self.hparams["frozen_moments"]) * steps
+        if late or self.hparams["add_styles_to"] is not None:
+            self.network.freeze_moments()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the weighted loss of a batch ``{image, style}`` and log its parts, and each style's running loss."""
+        losses = self._losses(batch)
+        total = self._total(losses, batch["style"])
+        self.log("train/loss", total, prog_bar=True)
+        self._log_parts("train", losses)
+        self._update_style_average(losses.style.detach(), batch["style"])
+        self.log_dict(
+            {f"train/style/{name}": self.style_average[i] for i, name in enumerate(self.style_names[self.first_row :])}
+        )
+        return total
+
+    def _update_style_average(self, style_losses: Tensor, style: Tensor) -> None:
+        for index, loss in zip(style.tolist(), style_losses.unbind()):
+            before = self.style_average[index]
+            self.style_average[index] = loss if before.isnan() else 0.9 * before + 0.1 * loss
+
+    def _log_parts(self, stage: str, losses: PerceptualLosses) -> None:
+        means = {"content_loss": losses.content, "style_loss": losses.style, "tv_loss": losses.total_variation}
+        self.log_dict({f"{stage}/{name}": value.mean() for name, value in means.items()}, batch_size=len(losses.style))
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Log the losses on photos that are not trained on."""
+        losses = self._losses(batch)
+        self.log("val/loss", self._total(losses, batch["style"]), batch_size=len(batch["style"]), prog_bar=True)
+        self._log_parts("val", losses)
+
+    def configure_optimizers(self) -> Any:
+        """Adam whose learning rate rises over the first 2 % of the steps and falls to zero along a cosine."""
+        assert self.network is not None
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.hparams["learning_rate"])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the frozen loss network out of the checkpoint, and name what the network's styles are."""
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("loss.")}
+        assert self.network is not None
+        checkpoint["network"] = describe_network(self.network, self.style_names)
+
+    def summarise_run(self, run_dir: Path) -> dict[str, Path]:
+        """Publish the network and draw the contact sheet: rows are held-out photos, columns styles and one mix."""
+        assert self.network is not None
+        published = save_network(run_dir / "network.safetensors", self.network, self.style_names, self._recipe())
+        trained = load_network(published)
+        photos = self.trainer.datamodule.validation_photos()  # type: ignore[attr-defined]
+        sheet = save_contact_sheet(run_dir / "contact_sheet.png", trained, photos[:6])
+        return {"network": published, "contact sheet": sheet}
+
+    def _recipe(self) -> dict[str, Any]:
+        values = {k: v for k, v in self.hparams.items() if isinstance(v, str | int | float | list | dict) or v is None}
+        if values.get("backbone_weights"):
+            values["backbone_weights"] = Path(values["backbone_weights"]).name
+        return {**values, "steps": self.global_step}
+
+
+def warm_cosine(step: int, steps: int) -> float:
+    """Return the share of the peak learning rate at ``step`` of ``steps``."""
+    warm = max(1, round(0.02 * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))

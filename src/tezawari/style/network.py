@@ -1,0 +1,337 @@
+"""The conditional encoder-decoder: one network, many styles, mixed and painted region by region.
+
+Yanai and Tanno, "Conditional Fast Style Transfer Network" (ICMR 2017), whose sizes are those of their public mobile
+application, and the same condition on the widths of Johnson et al. (ECCV 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Net = Literal["deepstylecam", "johnson"]
+Fusion = Literal["concat", "cin"]
+Norm = Literal["batch", "instance"]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The sizes of an encoder-decoder: ``widths[0]`` at full size, each further width at half the size before."""
+
+    widths: tuple[int, ...]
+    outer_kernel: int
+    down_kernel: int
+    residual_blocks: int
+
+
+_SHAPES: dict[str, _Shape] = {
+    "deepstylecam": _Shape(widths=(16, 32, 64, 128), outer_kernel=5, down_kernel=4, residual_blocks=3),
+    "johnson": _Shape(widths=(32, 64, 128), outer_kernel=9, down_kernel=3, residual_blocks=5),
+}
+
+
+def condition_at(style: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring a condition to ``size``.
+
+    Args:
+        style: ``(B, S)`` weights, or a ``(B, S, h, w)`` map of weights at any resolution.
+        size: the ``(height, width)`` of the features that it conditions.
+
+    Returns:
+        ``(B, S, 1, 1)`` for weights, ``(B, S, height, width)`` for a map, each cell the mean of what it covers.
+    """
+    if style.dim() == 2:
+        return style[:, :, None, None]
+    return F.interpolate(style, tuple(size), mode="area")
+
+
+def _mix(style: Tensor, rows: Tensor) -> Tensor:
+    """Mix one row a style, ``rows`` ``(S, C)``, by a condition ``(B, S, h, w)``; returns ``(B, C, h, w)``."""
+    if style.shape[-2:] == (1, 1):
+        return (style.flatten(1) @ rows)[:, :, None, None]
+    return torch.einsum("bshw,sc->bchw", style, rows)
+
+
+class Normalization(nn.Module):
+    """Normalisation without parameters of its own, or, with ``num_styles``, with a scale and shift for each style.
+
+    ``batch`` uses the batch's moments in training and their running mean after; ``instance`` uses each image's own.
+    The conditional form is Dumoulin et al. (ICLR 2017), eq. 5: instance moments, then the style's scale and shift.
+    """
+
+    def __init__(self, channels: int, norm: Norm, num_styles: int = 0) -> None:
+        super().__init__()
+        self.channels = channels
+        self.batch = nn.BatchNorm2d(channels, affine=False) if norm == "batch" else None
+        self.moments: tuple[Tensor, Tensor] | None = None
+        self.recording = False
+        self.scale_shift = nn.ParameterList([_neutral_scale_shift(channels) for _ in range(num_styles)])
+
+    def forward(self, features: Tensor, style: Tensor) -> Tensor:
+        """Normalise ``(B, C, H, W)`` under a condition ``(B, S)`` or ``(B, S, h, w)``."""
+        normalized = self.batch(features) if self.batch is not None else self._by_instance(features)
+        if not len(self.scale_shift):
+            return normalized
+        rows = torch.stack(list(self.scale_shift)).flatten(1)  # (S, 2C)
+        scale, shift = _mix(condition_at(style, features.shape[-2:]), rows).chunk(2, dim=1)
+        return normalized * scale + shift
+
+    def _by_instance(self, features: Tensor) -> Tensor:
+        if self.recording:
+            variance, mean = torch.var_mean(features, (0, 2, 3), correction=0)
+            self.moments = mean, variance
+        if self.moments is not None:
+            return F.batch_norm(features, *self.moments)
+        return F.instance_norm(features)
+
+
+def _neutral_scale_shift(channels: int) -> nn.Parameter:
+    return nn.Parameter(torch.stack([torch.ones(channels), torch.zeros(channels)]))
+
+
+class StyleFusion(nn.Module):
+    """Concatenate the tiled condition to the bottleneck and fuse both by a 1×1 convolution back to its width.
+
+    A 1×1 convolution of a concatenation is the sum of one over the features and one over the condition. Writing it so
+    tiles nothing, and gives each style its own row, which is what makes a style something that can be added.
+    """
+
+    def __init__(self, channels: int, num_styles: int) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(channels, channels, 1)
+        self.style_rows = nn.ParameterList([self._new_row() for _ in range(num_styles)])
+
+    def _new_row(self) -> nn.Parameter:
+        channels = self.features.out_channels
+        return nn.Parameter(torch.randn(channels))
+
+    def forward(self, features: Tensor, style: Tensor) -> Tensor:
+        """Fuse ``(B, C, H, W)`` features with a condition ``(B, S)`` or ``(B, S, h, w)``."""
+        rows = torch.stack(list(self.style_rows))
+        return self.features(features) + _mix(condition_at(style, features.shape[-2:]), rows)
+
+
+class ConvBlock(nn.Module):
+    """A convolution, normalisation and, where asked, an activation."""
+
+    def __init__(self, conv: nn.Conv2d, norm: Normalization, activation: nn.Module | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+        self.activation = activation
+
+    def forward(self, features: Tensor, style: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the convolution's output shape."""
+        features = self.norm(self.conv(features), style)
+        return features if self.activation is None else self.activation(features)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions added to their input (Johnson et al., supplement)."""
+
+    def __init__(self, first: ConvBlock, second: ConvBlock) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def forward(self, features: Tensor, style: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        return features + self.second(self.first(features, style), style)
+
+
+class UpBlock(nn.Module):
+    """Double the resolution: a 2×2 convolution to four times the channels, rearranged to twice the height and width.
+
+    Padding one pixel on every side and cropping one after the rearrangement makes it the 4×4 transposed convolution
+    of stride 2, with a bias for each of the four phases.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Normalization, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 4 * out_channels, 2, padding=1)
+        self.norm = norm
+        self.activation = activation
+
+    def forward(self, features: Tensor, style: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, C_out, 2H, 2W)``."""
+        doubled = F.pixel_shuffle(self.conv(features), 2)[:, :, 1:-1, 1:-1]
+        return self.activation(self.norm(doubled, style))
+
+
+class ConditionalNetwork(nn.Module):
+    """Restyle a photo in any non-negative mix of the styles it was trained on, uniform or varying over the image.
+
+    Sizes, layer order and the parameter count (1,250,835 with 13 styles, ``deepstylecam`` with ``concat``) are those
+    of Yanai and Tanno's public application; the residual blocks follow the fusion.
+
+    Differs from the paper: normalisation precedes the activation, so that it folds into the convolution exactly;
+    ``cin`` replaces the fusion by conditional instance normalisation in every layer (Dumoulin et al., ICLR 2017).
+
+    Args:
+        net: ``deepstylecam`` or ``johnson``.
+        num_styles: how many styles, at least one.
+        fusion: ``concat`` or ``cin``.
+        norm: ``batch`` or ``instance``; ``cin`` knows only ``instance``.
+
+    Raises:
+        ValueError: for an unknown ``net``, ``fusion`` or ``norm``, no style, or ``cin`` with ``batch``.
+    """
+
+    def __init__(self, net: Net, num_styles: int, fusion: Fusion = "concat", norm: Norm = "batch") -> None:
+        super().__init__()
+        if net not in _SHAPES or fusion not in ("concat", "cin") or norm not in ("batch", "instance"):
+            raise ValueError(f"unknown network: net={net}, fusion={fusion}, norm={norm}")
+        if num_styles < 1:
+            raise ValueError("a conditional network needs at least one style")
+        if fusion == "cin" and norm == "batch":
+            raise ValueError("fusion=cin conditions instance moments: use norm=instance")
+        self.net, self.fusion, self.norm, self.num_styles = net, fusion, norm, num_styles
+        shape = _SHAPES[net]
+        widths, kernel, down = shape.widths, shape.outer_kernel, shape.down_kernel
+        self.bottleneck_stride = 2 ** (len(widths) - 1)
+        self.receptive_radius = _receptive_radius(shape)
+
+        def normalization(channels: int) -> Normalization:
+            return Normalization(channels, norm, num_styles if fusion == "cin" else 0)
+
+        def block(inputs: int, outputs: int, size: int, stride: int = 1, active: bool = True) -> ConvBlock:
+            conv = nn.Conv2d(inputs, outputs, size, stride, padding=(size - 1) // 2)
+            return ConvBlock(conv, normalization(outputs), nn.ELU() if active else None)
+
+        bottleneck = widths[-1]
+        self.encoder = nn.ModuleList([block(3, widths[0], kernel)])
+        self.encoder.extend(block(a, b, down, stride=2) for a, b in pairwise(widths))
+        self.style_fusion = StyleFusion(bottleneck, num_styles) if fusion == "concat" else None
+        self.residuals = nn.ModuleList(
+            ResidualBlock(block(bottleneck, bottleneck, 3), block(bottleneck, bottleneck, 3, active=False))
+            for _ in range(shape.residual_blocks)
+        )
+        outward = widths[::-1]
+        decoded = (*outward[1:-1], outward[-1])
+        self.decoder = nn.ModuleList(UpBlock(a, b, normalization(b), nn.ELU()) for a, b in zip(outward, decoded))
+        self.to_rgb = nn.Conv2d(widths[0], 3, kernel, padding=kernel // 2)
+
+    def forward(self, content_image: Tensor, style: Tensor) -> Tensor:
+        """Restyle photos.
+
+        Args:
+            content_image: ``(B, 3, H, W)`` RGB in [0, 1], any height and width of at least 16 pixels.
+            style: style weights ``(B, S)``, or a style map ``(B, S, h, w)`` of any resolution, non-negative.
+
+        Returns:
+            ``(B, 3, H, W)`` RGB in [0, 1].
+        """
+        height, width = content_image.shape[-2:]
+        stride = self.bottleneck_stride
+        below, right = -height % stride, -width % stride
+        if below or right:
+            content_image = F.pad(content_image, (0, right, 0, below), mode="reflect")
+            if style.dim() == 4:
+                style = F.pad(F.interpolate(style, (height, width)), (0, right, 0, below), mode="replicate")
+        features = content_image * 2 - 1
+        for layer in self.encoder:
+            features = layer(features, style)
+        if self.style_fusion is not None:
+            features = F.elu(self.style_fusion(features, style))
+        for layer in self.residuals:
+            features = layer(features, style)
+        for layer in self.decoder:
+            features = layer(features, style)
+        stylized = (torch.tanh(self.to_rgb(features)) + 1) / 2
+        return stylized[..., :height, :width]
+
+    def style_parameters(self, index: int) -> list[nn.Parameter]:
+        """Return what belongs to style ``index`` alone: its row of the fusion, or its scales and shifts."""
+        return [rows[index] for rows in self._style_lists()]
+
+    def _style_lists(self) -> list[nn.ParameterList]:
+        if self.style_fusion is not None:
+            return [self.style_fusion.style_rows]
+        return [module.scale_shift for module in self.modules() if isinstance(module, Normalization)]
+
+    def add_styles(self, count: int) -> None:
+        """Add ``count`` styles, each starting as the mean of those there; what is there is not touched."""
+        for rows in self._style_lists():
+            start = torch.stack([row.detach() for row in rows]).mean(0)
+            rows.extend(nn.Parameter(start.clone()) for _ in range(count))
+        self.num_styles += count
+
+    def train_only_styles(self, indices: Sequence[int]) -> None:
+        """Freeze everything, running moments included, but what belongs to the styles at ``indices``."""
+        self.requires_grad_(False)
+        for index in indices:
+            for parameter in self.style_parameters(index):
+                parameter.requires_grad_(True)
+        self.freeze_moments()
+
+    def freeze_moments(self) -> None:
+        """Normalise by the running moments from now on, also in training (until the next ``train()``)."""
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+    @contextmanager
+    def moments_of(self, content_image: Tensor, style: Tensor) -> Iterator[None]:
+        """Within the block, normalise instances by the moments of this image rather than by each input's own.
+
+        The tiles of a large photo then agree with each other. Batch normalisation needs none of it.
+        """
+        instances = [m for m in self.modules() if isinstance(m, Normalization) and m.batch is None]
+        try:
+            for module in instances:
+                module.recording = True
+            if instances:
+                with torch.no_grad():
+                    self(content_image, style)
+            for module in instances:
+                module.recording = False
+            yield
+        finally:
+            for module in instances:
+                module.recording, module.moments = False, None
+
+    @torch.no_grad()
+    def fold_normalization(self) -> ConditionalNetwork:
+        """Fold batch normalisation into the convolutions, in place, for use after training; returns the network.
+
+        Instance moments depend on the image and stay. The folded network gives what ``eval()`` gave, to rounding.
+        """
+        for module in self.modules():
+            if isinstance(module, ConvBlock | UpBlock) and module.norm.batch is not None:
+                _fold_into(module.conv, module.norm.batch)
+                module.norm.batch = nn.Identity()  # type: ignore[assignment]
+        return self
+
+
+def _fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Scale and shift ``conv`` so that it gives what ``norm`` made of it; four phases share a channel's moments."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert conv.bias is not None
+    phases = conv.out_channels // norm.num_features
+    scale = (norm.running_var + norm.eps).rsqrt().repeat_interleave(phases)
+    conv.weight.mul_(scale[:, None, None, None])
+    conv.bias.sub_(norm.running_mean.repeat_interleave(phases)).mul_(scale)
+
+
+def _receptive_radius(shape: _Shape) -> int:
+    """How far, in pixels and rounded up, an output pixel sees into the photo (what a tile must overlap by)."""
+    radius = 2 * (shape.outer_kernel // 2)
+    levels = len(shape.widths) - 1
+    for level in range(levels):
+        radius += 2**level * (shape.down_kernel // 2)  # encoder, at the finer side
+        radius += 2 ** (level + 1)  # decoder, one cell of the coarser side
+    return radius + 2**levels * 2 * shape.residual_blocks
+
+
+def build_network(net: Net, num_styles: int, fusion: Fusion = "concat", norm: Norm = "batch") -> ConditionalNetwork:
+    """Build an untrained :class:`ConditionalNetwork` laid out channels-last, which is faster on CPUs."""
+    network = ConditionalNetwork(net, num_styles, fusion, norm)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
