@@ -52,6 +52,26 @@ def condition_at(style: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(style, tuple(size), mode="area")
 
 
+def map_cells(style_map: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """Average a style map over the cells of the bottleneck.
+
+    Args:
+        style_map: ``(B, S, h, w)`` of any resolution, over a photo of ``height`` × ``width`` pixels.
+        height: the photo's height.
+        width: the photo's width.
+        stride: side of a cell in pixels.
+
+    Returns:
+        ``(B, S, ⌈height / stride⌉, ⌈width / stride⌉)``; a map that has this size already is returned as it is.
+    """
+    if style_map.shape[-2:] == (-(-height // stride), -(-width // stride)):
+        return style_map
+    if style_map.shape[-2:] != (height, width):
+        style_map = F.interpolate(style_map, (height, width), mode="area")
+    below, right = -height % stride, -width % stride
+    return F.avg_pool2d(F.pad(style_map, (0, right, 0, below), mode="replicate"), stride)
+
+
 def _mix(style: Tensor, rows: Tensor) -> Tensor:
     """Mix one row a style, ``rows`` ``(S, C)``, by a condition ``(B, S, h, w)``; returns ``(B, C, h, w)``."""
     if style.shape[-2:] == (1, 1):
@@ -233,8 +253,8 @@ class ConditionalNetwork(nn.Module):
         below, right = -height % stride, -width % stride
         if below or right:
             content_image = F.pad(content_image, (0, right, 0, below), mode="reflect")
-            if style.dim() == 4:
-                style = F.pad(F.interpolate(style, (height, width)), (0, right, 0, below), mode="replicate")
+        if style.dim() == 4:
+            style = map_cells(style, height, width, stride)
         features = content_image * 2 - 1
         for layer in self.encoder:
             features = layer(features, style)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tezawari.style.network import ConditionalNetwork
+from tezawari.style.network import ConditionalNetwork, map_cells
 
 TILE = 768
 """Side, in pixels, of what one tile adds to the picture; with its overlap it takes about 600 MB."""
@@ -31,7 +31,7 @@ def stylize_image(
     Args:
         network: in evaluation mode.
         content_image: ``(3, H, W)`` RGB in [0, 1], at least 16 pixels each way.
-        style: style weights ``(S,)`` or a style map ``(S, H, W)``.
+        style: style weights ``(S,)`` or a style map ``(S, h, w)`` of any resolution.
         tile: side of a tile in pixels.
         progress: called with (tiles done, tiles in all).
 
@@ -44,13 +44,14 @@ def stylize_image(
     stride = network.bottleneck_stride
     step = max(stride, tile // stride * stride)
     overlap = -(-network.receptive_radius // stride) * stride
+    cells = style if style.dim() == 1 else map_cells(style[None], height, width, stride)[0]
     corners = [(top, left) for top in range(0, height, step) for left in range(0, width, step)]
     stylized = torch.empty_like(content_image)
     with network.moments_of(*_reduced(content_image, style, tile)):
         for done, (top, left) in enumerate(corners, start=1):
             y0, x0 = max(0, top - overlap), max(0, left - overlap)
             y1, x1 = min(height, top + step + overlap), min(width, left + step + overlap)
-            part = style if style.dim() == 1 else style[:, y0:y1, x0:x1]
+            part = cells if cells.dim() == 1 else cells[:, y0 // stride : -(-y1 // stride), x0 // stride : -(-x1 // stride)]
             restyled = _run(network, content_image[:, y0:y1, x0:x1], part)[0]
             bottom, right = min(height, top + step), min(width, left + step)
             stylized[:, top:bottom, left:right] = restyled[:, top - y0 : bottom - y0, left - x0 : right - x0]

@@ -1,0 +1,101 @@
+"""``tezawari stylize``: restyle photos from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tezawari.core.errors import UserError
+from tezawari.data.photo import Photo, read_photo, write_photo
+from tezawari.style.maps import read_style_map
+from tezawari.style.mixing import ALL, RANDOM, parse_styles
+from tezawari.style.stylize import Stylizer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``tezawari stylize``."""
+    parser.description = "Restyle photos with a trained network: one style, a mix, or another style in each region."
+    parser.epilog = (
+        "tezawari stylize cat.jpg --style wood=0.6 --style water=0.4 -o out   |   "
+        "tezawari stylize cat.jpg --style wood --style water --style-map regions.png --feather 8 -o out"
+    )
+    parser.add_argument("photos", metavar="PHOTO", nargs="*", type=Path)
+    parser.add_argument("--checkpoint", metavar="C", type=Path, help="network.safetensors or .ckpt of a training run")
+    parser.add_argument(
+        "--style",
+        metavar="NAME[=W]",
+        action="append",
+        default=[],
+        help=f"a style and its weight, again for a mix; {ALL}: all in equal parts, {RANDOM}: a random mix; "
+        "none: one picture for each style",
+    )
+    parser.add_argument(
+        "--style-map",
+        metavar="FILE",
+        action="append",
+        default=[],
+        type=Path,
+        help="a label image whose values 0, 1, … are the styles in the order asked, or one grey map for each style",
+    )
+    parser.add_argument("--feather", metavar="PX", type=float, default=0.0, help="soften the map's borders")
+    parser.add_argument("--normalize", action="store_true", help="scale the weights to a sum of 1")
+    parser.add_argument("--keep-color", action="store_true", help="keep the photo's colours")
+    parser.add_argument("--seed", type=int, default=0, help=f"of --style {RANDOM}")
+    parser.add_argument("--list", action="store_true", help="list the network's styles and stop")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, default=Path("stylized"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Restyle every photo; a photo that cannot be read is named, the others are still done, and the exit code is 2."""
+    stylizer = Stylizer.load(args.checkpoint)
+    if args.list:
+        print("\n".join(stylizer.style_names))
+        return 0
+    if not args.photos:
+        raise UserError("no photo was named: tezawari stylize PHOTO… --style NAME -o DIR")
+    args.output.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    for path in args.photos:
+        try:
+            photo = read_photo(path)
+            for label, style in _conditions(args, stylizer, photo):
+                target = _target(args.output, path, label, args.photos)
+                image = stylizer(photo.image, style, args.keep_color, _report if sys.stderr.isatty() else None)
+                print(write_photo(target, image, photo))
+        except UserError as error:
+            failures += 1
+            print(f"error: {error}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _conditions(args: argparse.Namespace, stylizer: Stylizer, photo: Photo) -> list[tuple[str, Tensor]]:
+    """Return the label and condition of each picture to make of one photo."""
+    names = stylizer.style_names
+    if not args.style and not args.style_map:
+        return [(name, condition) for name, condition in zip(names, torch.eye(len(names)))]
+    label = "+".join(args.style).replace("/", "_")[:80]
+    if not args.style_map:
+        return [(label, stylizer.mix(*args.style, normalize=args.normalize, seed=args.seed))]
+    vectors = parse_styles(args.style, names, seed=args.seed)
+    size = (int(photo.image.shape[-2]), int(photo.image.shape[-1]))
+    stride = stylizer.trained.network.bottleneck_stride
+    style_map = read_style_map(args.style_map, vectors, size, feather_px=args.feather, stride=stride)
+    if args.normalize:
+        style_map = style_map / style_map.sum(0).clamp_min(1e-8)
+    return [(f"map-{label}", style_map)]
+
+
+def _target(folder: Path, photo: Path, label: str, photos: list[Path]) -> Path:
+    """Name the picture after its photo and style; photos of one name in several folders are told apart by a number."""
+    same = [other for other in photos if other.stem == photo.stem]
+    number = f"-{same.index(photo) + 1}" if len(same) > 1 else ""
+    return folder / f"{photo.stem}{number}-{label}{photo.suffix or '.png'}"
+
+
+def _report(done: int, count: int) -> None:
+    sys.stderr.write(f"\r  tile {done} of {count}" + ("\n" if done == count else ""))
+    sys.stderr.flush()
