@@ -45,6 +45,8 @@ def save_network(
         key: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in network.state_dict().items()
     }
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, aside, {_HEADER: json.dumps(header, ensure_ascii=False, sort_keys=True)})
