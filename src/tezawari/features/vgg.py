@@ -1,0 +1,106 @@
+"""VGG16 and VGG19, the classic perceptual-loss networks, by the names of their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights, VGG19_Weights, WeightsEnum
+
+from tezawari.core.errors import UserError
+from tezawari.features.trunk import Trunk
+from tezawari.features.weights import RANDOM, load_checked, read_state_dict, warn_random
+
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+_CONVS_A_STAGE = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+_WIDTHS = (64, 128, 256, 512, 512)
+_DOWNLOADS: dict[str, WeightsEnum] = {"vgg16": VGG16_Weights.IMAGENET1K_V1, "vgg19": VGG19_Weights.IMAGENET1K_V1}
+
+STYLE_LAYERS = {
+    "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
+    "vgg19": ("relu1_2", "relu2_2", "relu3_4", "relu4_4"),
+}
+CONTENT_LAYERS = ("relu3_3",)
+
+
+def _positions(name: str) -> list[tuple[int, int]]:
+    """Return (stage, number) of every convolution, both from 1, in depth order."""
+    return [(s, n) for s, count in enumerate(_CONVS_A_STAGE[name], 1) for n in range(1, count + 1)]
+
+
+def layer_names(name: str) -> tuple[str, ...]:
+    """Return ``conv1_1, relu1_1, conv1_2, …`` of ``vgg16`` or ``vgg19`` in depth order."""
+    return tuple(f"{kind}{s}_{n}" for s, n in _positions(name) for kind in ("conv", "relu"))
+
+
+def _state(name: str, weights: str | None) -> tuple[dict[str, Tensor], str]:
+    """Return torchvision's state dict of the features and where it is from."""
+    if weights is not None:
+        return read_state_dict(weights), weights
+    download = _DOWNLOADS[name]
+    try:
+        return dict(download.get_state_dict(progress=True, check_hash=True)), download.url
+    except (OSError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"cannot download the weights of {name} from {download.url} ({reason[:120]}): go online once, "
+            f"or name a file with backbone.weights=FILE (.safetensors or .pth), or use backbone=efficientnet_lite0"
+        ) from error
+
+
+class VggTrunk(Trunk):
+    """VGG16 or VGG19 (Simonyan & Zisserman, 2014) up to its deepest asked layer.
+
+    ``convS_N`` are the convolutions' outputs, ``reluS_N`` the same after the rectifier. ``weights``: None
+    (torchvision's ImageNet weights, downloaded with a checksum), ``"random"`` (seeded), or a file with torchvision's
+    names.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, layers: tuple[str, ...], weights: str | None) -> None:
+        super().__init__()
+        deepest = max((layer_names(name).index(layer) for layer in layers), default=0)
+        self.positions = _positions(name)[: deepest // 2 + 1]
+        self.layers = layers
+        self.features = nn.ModuleDict()
+        index, inputs = 0, 3
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for i, (stage, _) in enumerate(self.positions):
+                # torchvision counts a rectifier after every convolution and a pooling after every stage.
+                index += 0 if i == 0 else (3 if self.positions[i - 1][0] != stage else 2)
+                self.features[str(index)] = nn.Conv2d(inputs, _WIDTHS[stage - 1], 3, padding=1)
+                inputs = _WIDTHS[stage - 1]
+        if weights == RANDOM:
+            warn_random(name)
+            for conv in self.convs():
+                nn.init.kaiming_normal_(conv.weight, generator=torch.Generator().manual_seed(conv.in_channels))
+        else:
+            load_checked(self, *_state(name, weights))
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+        stage_of = {layer: int(layer[4]) for layer in layers}
+        self.channels = {layer: _WIDTHS[stage - 1] for layer, stage in stage_of.items()}
+        self.strides = {layer: 2 ** (stage - 1) for layer, stage in stage_of.items()}
+
+    def convs(self) -> list[nn.Conv2d]:
+        """Return the convolutions in depth order."""
+        return [conv for conv in self.features.values() if isinstance(conv, nn.Conv2d)]
+
+    def walk(self, image: Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
+        x = (image - self.mean) / self.std
+        last_stage = 1
+        for (stage, number), conv in zip(self.positions, self.convs()):
+            if stage != last_stage:
+                x = nn.functional.max_pool2d(x, 2)
+                last_stage = stage
+            x = conv(x)
+            if f"conv{stage}_{number}" in wanted:
+                yield f"conv{stage}_{number}", x
+            x = nn.functional.relu(x)
+            if f"relu{stage}_{number}" in wanted:
+                yield f"relu{stage}_{number}", x
