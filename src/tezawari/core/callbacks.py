@@ -13,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from tezawari.core.checkpoints import checkpoint_path, keep_newest
@@ -151,8 +152,12 @@ class MetricsRecorder(pl.Callback):
             mirror.show(trainer.global_step, metrics)
 
 
-class Checkpointer(pl.Callback):
-    """Save a checkpoint every ``every`` steps, at the end, and when asked to stop; keep the newest ``keep``."""
+class Checkpointer(Checkpoint):
+    """Save a checkpoint every ``every`` steps, at the end, and when asked to stop; keep the newest ``keep``.
+
+    A run that resumes after the last step of an epoch does not call that epoch's ``on_train_epoch_end`` again: modules
+    must not change their state there.
+    """
 
     def __init__(self, folder: Path, every: int, keep: int, stop: StopRequest, on_saved: Callable[[int], None]) -> None:
         self._folder = folder
@@ -161,9 +166,14 @@ class Checkpointer(pl.Callback):
         self._stop = stop
         self._on_saved = on_saved
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals in place of Lightning, which would leave without saving."""
         self._stop.listen()
+        progress = trainer.fit_loop.epoch_progress.current
+        if trainer.fit_loop.restarted_mid_epoch and progress.completed == progress.ready:
+            # Saved after an epoch's last step: Lightning would begin the next epoch as one that had begun already,
+            # without counting it and without its on_train_epoch_start.
+            trainer.fit_loop.reset_restart_stage()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -19,6 +19,19 @@ from typing import Any, Literal
 
 from tezawari.core.errors import UserError
 
+# A lock lives as long as any process has it open, so loader workers, which are forked, must let go of it: else the run
+# would stay held for seconds after its own process was killed.
+_held_locks: set[int] = set()
+
+
+def _let_go_of_locks() -> None:
+    while _held_locks:
+        os.close(_held_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_of_locks)
+
 Status = Literal["running", "finished", "failed", "stopped", "pruned"]
 METRICS_FILE = "metrics.csv"
 RECORD_FILE = "record.json"
@@ -86,7 +99,11 @@ def hold(run_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{run_dir} is being trained by another process: wait for it, or stop it first") from None
-        yield
+        _held_locks.add(lock.fileno())
+        try:
+            yield
+        finally:
+            _held_locks.discard(lock.fileno())
 
 
 def is_held(run_dir: Path) -> bool:
