@@ -44,11 +44,12 @@ if TYPE_CHECKING:
 DATABASE_FILE = "study.db"
 _LOCK_FILE = ".study.lock"
 _FAILURES_IN_A_ROW = 3
-_ATTEMPTS_PER_SLOT = 3
+_DEATHS_PER_SLOT = 5
 _POLL_SECONDS = 0.5
 _START_METHOD = "spawn"  # a forked process cannot use a GPU that its parent has touched
 _MESSAGE = "message"  # only a trial that failed by itself has one: a killed process leaves no last words
 _SLOT = "slot"
+_STOPPED = "stopped"  # asked to stop, unlike a process that just vanished
 
 
 class Result(Protocol):
@@ -329,8 +330,8 @@ def _claim(study: optuna.Study, settings: Settings, held: ExitStack) -> _Claim |
         busy = busy or any(t.state == states.RUNNING for t in earlier)
         if any(t.state != states.FAIL or _MESSAGE in t.user_attrs for t in earlier):
             continue
-        if len(earlier) >= _ATTEMPTS_PER_SLOT:
-            continue
+        if sum(_STOPPED not in t.user_attrs for t in earlier) >= _DEATHS_PER_SLOT:
+            continue  # it takes the process with it, say for want of memory
         if earlier:
             study.enqueue_trial(earlier[-1].params, user_attrs={_SLOT: slot})
         # A sampler for this slot alone: one that lived on would draw by what this process happened to do before.
@@ -400,6 +401,7 @@ def _run_trial(claim: _Claim, cfg: DictConfig, settings: Settings, run: Run) -> 
         study_state, told, outcome = states.FAIL, None, f"failed: {message}"
     except BaseException:
         # Stopped from outside, or by a bug: without a message, so that the same command tries this slot again.
+        trial.set_user_attr(_STOPPED, True)
         trial.study.tell(trial, state=states.FAIL)
         raise
     else:

@@ -234,14 +234,23 @@ def test_a_killed_trial_is_run_again_with_the_same_settings(tmp_path: Path) -> N
     assert [row["state"] for row in rows_of(tmp_path / "killed")] == ["complete"] * 6
 
 
-def test_a_trial_that_always_kills_its_process_is_given_up(tmp_path: Path) -> None:
+def test_a_trial_that_always_kills_its_process_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deadly(cfg: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> FakeResult:
         if cfg.output_dir.endswith("trial-0000"):
             os.kill(os.getpid(), signal.SIGKILL)
         return fake_run(cfg, callbacks)
 
-    for _ in range(3):
-        in_process(make_config(tmp_path, trials=2), deadly).join(60)
+    def stopped(cfg: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> FakeResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "_DEATHS_PER_SLOT", 2)
+    for _ in range(3):  # which does not count: someone asked for it
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(make_config(tmp_path, trials=2), stopped)
+    for _ in range(2):
+        process = in_process(make_config(tmp_path, trials=2), deadly)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
     run_sweep(make_config(tmp_path, trials=2), deadly)
     assert sorted(row["state"] for row in rows_of(tmp_path)) == ["complete", "interrupted"]
 
