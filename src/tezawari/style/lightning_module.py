@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import mse_loss, one_hot
 
 from tezawari.core.errors import UserError, did_you_mean
 from tezawari.features.backbone import default_content_layers, default_style_layers, load_backbone
@@ -30,6 +30,9 @@ class MultiStyle(pl.LightningModule):
         style_weight: weight of the style loss, relative to the style's own Gram matrices.
         tv_weight: weight of the total variation.
         per_style_weights: style name → factor on that style's loss; 1 where not named.
+        reconstruction_steps: first steps, in which the network only learns to give the photo back, whatever style is
+            asked. They need no loss network, so they cost next to nothing, and spare it the steps in which a fresh
+            decoder draws checkerboards. [ours]
         learning_rate: peak of Adam's learning rate; it falls to zero along a cosine.
         frozen_moments: share of the steps, at the end, that train under the running moments that are used after
             training (batch norm only); the network then is trained as it is used.
@@ -49,7 +52,8 @@ class MultiStyle(pl.LightningModule):
         style_weight: float = 5.0,
         tv_weight: float = 1.0,
         per_style_weights: dict[str, float] | None = None,
-        learning_rate: float = 2e-3,
+        reconstruction_steps: int = 150,
+        learning_rate: float = 3e-3,
         frozen_moments: float = 0.25,
         backbone_name: str = "efficientnet_lite0",
         backbone_weights: str | None = None,
@@ -135,6 +139,10 @@ class MultiStyle(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the weighted loss of a batch ``{image, style}`` and log its parts, and each style's running loss."""
+        if self.global_step < self.hparams["reconstruction_steps"] and self.hparams["add_styles_to"] is None:
+            error = mse_loss(self(batch["image"], batch["style"]), batch["image"])
+            self.log("train/reconstruction_loss", error, prog_bar=True)
+            return error
         losses = self._losses(batch)
         total = self._total(losses, batch["style"])
         self.log("train/loss", total, prog_bar=True)

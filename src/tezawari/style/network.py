@@ -178,11 +178,23 @@ class UpBlock(nn.Module):
         self.conv = nn.Conv2d(in_channels, 4 * out_channels, 2, padding=1)
         self.norm = norm
         self.activation = activation
+        _start_phases_alike(self.conv)
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, C_out, 2H, 2W)``."""
         doubled = F.pixel_shuffle(self.conv(features), 2)[:, :, 1:-1, 1:-1]
         return self.activation(self.norm(doubled, style))
+
+
+@torch.no_grad()
+def _start_phases_alike(conv: nn.Conv2d) -> None:
+    """Give the four phases of each output channel the same weights, so that training starts without a checkerboard.
+
+    Aitken et al., "Checkerboard artifact free sub-pixel convolution" (2017).
+    """
+    assert conv.bias is not None
+    conv.weight.copy_(conv.weight[::4].repeat_interleave(4, dim=0))
+    conv.bias.copy_(conv.bias[::4].repeat_interleave(4))
 
 
 class ConditionalNetwork(nn.Module):
