@@ -38,8 +38,8 @@ class ImagesData(ContentStyleData):
 
     def __init__(
         self,
-        content_dir: str,
-        style_dir: str,
+        content_dir: str | None = None,
+        style_dir: str | None = None,
         val_fraction: float = 0.1,
         cache_mb: int = 1024,
         image_size: int = 256,
@@ -108,7 +108,9 @@ class ImagesData(ContentStyleData):
         return dict(sorted(styles.items()))
 
 
-def _folder(setting: str, value: str) -> Path:
+def _folder(setting: str, value: str | None) -> Path:
+    if value is None:
+        raise UserError("data=images needs two folders: type data.content_dir=FOLDER data.style_dir=FOLDER")
     folder = Path(value).expanduser()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "there is no such folder"

@@ -174,6 +174,8 @@ def test_folders_that_will_not_do_say_what_is_needed(tmp_path: Path) -> None:
         ImagesData(content, style).setup()
     with pytest.raises(UserError, match=r"content_dir.*3 photos found, at least 4 needed"):
         ImagesData(content, content, image_size=32, style_size=32).setup()
+    with pytest.raises(UserError, match=r"data\.content_dir=FOLDER data\.style_dir=FOLDER"):
+        ImagesData().setup()
     with pytest.raises(UserError, match="there is no such folder"):
         ImagesData(str(tmp_path / "absent"), content, image_size=32, style_size=32).setup()
     with pytest.raises(UserError, match="not a folder"):
