@@ -126,10 +126,14 @@ def compose_config(root: Path, name: str, overrides: Iterable[str]) -> DictConfi
         UserError: an unknown group, option, key or experiment, or a value of the wrong type or range.
     """
     with composing(root, name, overrides) as (loader, words):
-        parsed = parse_overrides(loader, words)
-        _refuse_unknown_options(loader, parsed)
-        _refuse_unknown_keys(name, loader, parsed)
-        cfg = _compose(name, words)
+        try:
+            cfg = _compose(name, words)
+        except UserError:
+            # Hydra says what, seldom what was meant.
+            parsed = parse_overrides(loader, words)
+            _refuse_unknown_options(loader, parsed)
+            _refuse_unknown_keys(name, loader, parsed)
+            raise
     check_config(name, cfg)
     return cfg
 
@@ -151,7 +155,7 @@ def parse_overrides(loader: ConfigLoader, words: list[str]) -> list[Override]:
     try:
         return OverridesParser.create(config_loader=loader).parse_overrides(words)
     except HydraException as error:
-        raise UserError(_first_line(error)) from None
+        raise UserError(f"{_first_line(error)}: settings are written name=value") from None
 
 
 def expand_sweep(root: Path, name: str, overrides: list[str]) -> Iterator[list[str]]:
@@ -238,8 +242,8 @@ def _refuse_unknown_keys(name: str, loader: ConfigLoader, overrides: list[Overri
             continue
         node: Any = base
         for depth, part in enumerate(path):
-            known = list(node) if isinstance(node, DictConfig) else []
-            if part not in known:
+            known = [str(key) for key in node if key != "_target_"] if isinstance(node, DictConfig) else []
+            if part not in known and part != "_target_":
                 where = ".".join(path[:depth])
                 names = known if where else known + loader.list_groups("")
                 place = f"{where} has no setting" if where else "there is no group or setting"
