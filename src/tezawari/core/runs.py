@@ -25,8 +25,10 @@ _held_locks: set[int] = set()
 
 
 def _let_go_of_locks() -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
     while _held_locks:
-        os.close(_held_locks.pop())
+        os.dup2(nothing, _held_locks.pop())  # keeps the number taken: the file object of this copy still names it
+    os.close(nothing)
 
 
 if hasattr(os, "register_at_fork"):
