@@ -114,11 +114,11 @@ def read_space(space: Any, config: Mapping[str, Any]) -> Space:
 
 
 def _refuse_unknown_name(name: str, config: Mapping[str, Any]) -> None:
-    leaves = list(_leaves(config))
+    leaves = [leaf for leaf in _leaves(config) if not leaf.endswith("_target_")]
     if name in leaves:
-        if name.endswith("_target_"):
-            raise UserError(f"sweep.space: {name} cannot be swept: it says which settings there are")
         return
+    if name.endswith("_target_"):
+        raise UserError(f"sweep.space: {name} cannot be swept: it says which settings there are")
     below = [leaf for leaf in leaves if leaf.startswith(name + ".")]
     if below:
         raise UserError(f"sweep.space: {name} is a section: name one of its settings, such as {below[0]}")
