@@ -166,7 +166,9 @@ def _read_range(where: str, spec: Mapping[str, Any], whole: bool) -> Range:
     for key in ("low", "high"):
         if key not in spec:
             raise UserError(f"{where} has no {key}: add {key}: …")
-    low, high, step = spec["low"], spec["high"], spec.get("step")
+    low: Any = spec["low"]
+    high: Any = spec["high"]
+    step: Any = spec.get("step")
     for key, value in (("low", low), ("high", high), ("step", step)):
         if value is None and key == "step":
             continue
