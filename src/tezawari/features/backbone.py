@@ -64,13 +64,18 @@ class Backbone(nn.Module):
         """Return the features (B, C, h, w) of ``layers`` (default: all of ``self.layers``), in depth order.
 
         ``image`` is (B, 3, H, W) RGB in [0, 1]; the network's own normalisation happens inside. Computes no further
-        than the deepest asked layer. Raises :class:`UserError` for a layer that the backbone was not loaded with.
+        than the deepest asked layer. Raises :class:`UserError` for a layer that the backbone was not loaded with, and
+        for an image smaller than one position of the deepest layer.
         """
         wanted = frozenset(self.layers if layers is None else layers)
         for layer in wanted.difference(self.layers):
             raise UserError(
                 f"backbone {self.name} was loaded without layer {layer!r}{did_you_mean(layer, self.layers)}"
             )
+        height, width = image.shape[-2:]
+        deepest = max(wanted, key=lambda layer: self.strides[layer], default=None)
+        if deepest is not None and min(height, width) < self.strides[deepest]:
+            raise UserError(f"an image of {width}×{height} px is too small for layer {deepest} of {self.name}")
         found: dict[str, Tensor] = {}
         # `walk` computes on demand, so leaving the loop leaves the deeper layers uncomputed.
         for layer, features in self.trunk.walk(image, wanted) if wanted else ():
@@ -80,13 +85,17 @@ class Backbone(nn.Module):
         return found
 
 
-def load_backbone(name: str, layers: Iterable[str], weights: str | None = None) -> Backbone:
+def load_backbone(
+    name: str, layers: Iterable[str], weights: str | None = None, fast_convolutions: bool = True
+) -> Backbone:
     """Load a frozen backbone that computes ``layers`` and builds nothing deeper.
 
     ``name`` is ``efficientnet_lite0`` (weights installed with the package), ``vgg16``, ``vgg19`` (torchvision's
     download, checked by its hash) or any timm name (timm's download). ``weights`` is None for those, a ``.safetensors``
-    or ``.pth`` file (half precision accepted), or ``"random"`` (seeded, for tests; a warning is logged). Raises
-    :class:`UserError` for an unknown name or layer, and for weights that are missing, damaged or of another network.
+    or ``.pth`` file (half precision accepted), or ``"random"`` (seeded, for tests; a warning is logged).
+    ``fast_convolutions`` lets VGG in float32 on a CPU use :mod:`tezawari.features.winograd`; the features agree with
+    direct convolution to about 1e-5 of a layer's largest value. Raises :class:`UserError` for an unknown name or layer,
+    and for weights that are missing, damaged or of another network.
     """
     known = available_layers(name)
     asked = set(layers)
@@ -100,7 +109,7 @@ def load_backbone(name: str, layers: Iterable[str], weights: str | None = None) 
         if name == efficientnet.NAME:
             trunk = efficientnet.EfficientNetTrunk(ordered, weights)
         elif name in _VGG:
-            trunk = vgg.VggTrunk(name, ordered, weights)
+            trunk = vgg.VggTrunk(name, ordered, weights, fast_convolutions)
         else:
             trunk = timm_trunk.TimmTrunk(name, ordered, weights)
     return Backbone(name, trunk)

@@ -21,7 +21,12 @@ def _create(name: str) -> Any:
     if not timm.is_model(base):
         known = ["efficientnet_lite0", "vgg16", "vgg19", *timm.list_models()]
         raise UserError(f"no backbone is named {name!r}{did_you_mean(name, known)[:300]}")
-    for options in ({"dynamic_img_size": True, "dynamic_img_pad": True}, {"strict_img_size": False}, {}):
+    variants: tuple[dict[str, Any], ...] = (
+        {"dynamic_img_size": True, "dynamic_img_pad": True},
+        {"strict_img_size": False},
+        {},
+    )
+    for options in variants:
         try:
             network = timm.create_model(base, pretrained=False, num_classes=0, **options)
             break

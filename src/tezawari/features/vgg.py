@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, VGG19_Weights, WeightsEnum
 
 from tezawari.core.errors import UserError
+from tezawari.features.frozen_chain import FrozenChain, Step
 from tezawari.features.trunk import Trunk
 from tezawari.features.weights import RANDOM, load_checked, read_state_dict, warn_random
 
@@ -55,14 +56,16 @@ class VggTrunk(Trunk):
 
     ``convS_N`` are the convolutions' outputs, ``reluS_N`` the same after the rectifier. ``weights``: None
     (torchvision's ImageNet weights, downloaded with a checksum), ``"random"`` (seeded), or a file with torchvision's
-    names.
+    names. ``fast_convolutions``: float32 on the CPU runs through :class:`FrozenChain`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, layers: tuple[str, ...], weights: str | None) -> None:
+    def __init__(self, name: str, layers: tuple[str, ...], weights: str | None, fast_convolutions: bool) -> None:
         super().__init__()
+        self.fast_convolutions = fast_convolutions
+        self._chain: tuple[tuple[tuple[int, int], ...], FrozenChain] | None = None
         deepest = max((layer_names(name).index(layer) for layer in layers), default=0)
         self.positions = _positions(name)[: deepest // 2 + 1]
         self.layers = layers
@@ -91,8 +94,23 @@ class VggTrunk(Trunk):
         """Return the convolutions in depth order."""
         return [conv for conv in self.features.values() if isinstance(conv, nn.Conv2d)]
 
+    def chain(self) -> FrozenChain:
+        """Return the fast form of the convolutions, made anew after their weights were moved or changed."""
+        convs = self.convs()
+        state = tuple((conv.weight.data_ptr(), conv.weight._version) for conv in convs)
+        if self._chain is None or self._chain[0] != state:
+            steps = [Step(f"conv{s}_{n}", f"relu{s}_{n}", pool_before=s > 1 and n == 1) for s, n in self.positions]
+            biases = [conv.bias for conv in convs if conv.bias is not None]
+            self._chain = state, FrozenChain(steps, [conv.weight for conv in convs], biases)
+        return self._chain[1]
+
     def walk(self, image: Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
         x = (image - self.mean) / self.std
+        plain_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if self.fast_convolutions and plain_cpu:
+            names = [layer for layer in self.layers if layer in wanted]
+            yield from zip(names, self.chain()(x, names))
+            return
         last_stage = 1
         for (stage, number), conv in zip(self.positions, self.convs()):
             if stage != last_stage:

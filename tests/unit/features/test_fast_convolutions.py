@@ -1,0 +1,153 @@
+"""The fast frozen convolutions against PyTorch's own."""
+
+from __future__ import annotations
+
+import copy
+import gc
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tezawari.features.buffers import BufferPool
+from tezawari.features.frozen_chain import FrozenChain, Step, max_pool, max_pool_gradient
+from tezawari.features.winograd import WinogradConv
+
+SIZES = [(1, 15, 17), (3, 33, 20), (2, 3, 2), (1, 1, 1), (3, 8, 8), (2, 64, 5), (1, 4, 130)]
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _planes(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [(64, 64), (64, 96), (128, 32), (5, 7)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.float64, 1e-11)])
+def test_winograd_is_the_convolution(
+    size: tuple[int, int, int], channels: tuple[int, int], dtype: torch.dtype, bound: float
+) -> None:
+    batch, height, width = size
+    inputs, outputs = channels
+    torch.manual_seed(height * width)
+    x = torch.randn(batch, inputs, height, width, dtype=dtype)
+    weight, bias = torch.randn(outputs, inputs, 3, 3, dtype=dtype), torch.randn(outputs, dtype=dtype)
+    gradient = torch.randn(batch, outputs, height, width, dtype=dtype)
+    conv = WinogradConv(weight, bias)
+
+    exact = functional.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    for rectify, wanted in ((False, exact), (True, exact.relu())):
+        found = _planes(conv.forward(_rows(x), rectify))
+        assert (found - wanted).abs().max() <= bound * exact.abs().max()
+
+    exact = torch.nn.grad.conv2d_input(x.shape, weight.double(), gradient.double(), padding=1)
+    rows = _rows(gradient)
+    found = _planes(conv.input_gradient(lambda target, b, r: target.copy_(rows[b, r]), size))
+    assert (found - exact).abs().max() <= bound * exact.abs().max()
+
+
+def test_winograd_cuts_large_maps_into_chunks_without_seams() -> None:
+    """160 × 96 at 64 channels is several chunks an image, the last one smaller."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 64, 162, 96), torch.randn(64, 64, 3, 3)
+    found = _planes(WinogradConv(weight, torch.zeros(64)).forward(_rows(x), False))
+    wanted = functional.conv2d(x.double(), weight.double(), padding=1)
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("size", [(2, 6, 8), (1, 7, 5), (3, 2, 2)])
+def test_pooling_and_its_ties_are_pytorchs(size: tuple[int, int, int]) -> None:
+    """Values from {0, 1, 2}: most windows hold their maximum more than once, and the first must get the gradient."""
+    batch, height, width = size
+    torch.manual_seed(1)
+    x = torch.randint(0, 3, (batch, 16, height, width)).float().requires_grad_()
+    wanted = functional.max_pool2d(x, 2)
+    gradient = torch.randn_like(wanted)
+    wanted.backward(gradient)
+    rows = _rows(x.detach())
+    pooled = max_pool(rows)
+    assert torch.equal(_planes(pooled), wanted)
+    assert x.grad is not None
+    assert torch.equal(_planes(max_pool_gradient(_rows(gradient), pooled, rows)), x.grad)
+
+
+def _small_chain() -> FrozenChain:
+    torch.manual_seed(0)
+    widths = [(2, 16), (16, 20), (20, 16)]
+    return FrozenChain(
+        [Step("conv1_1", "relu1_1", False), Step("conv1_2", "relu1_2", False), Step("conv2_1", "relu2_1", True)],
+        [torch.randn(o, i, 3, 3, dtype=torch.float64) / 10 for i, o in widths],
+        [torch.randn(o, dtype=torch.float64) / 10 for _, o in widths],
+    )
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [("relu2_1",), ("conv1_1", "relu1_1", "conv1_2", "relu1_2", "conv2_1", "relu2_1"), ("conv1_2",), ("relu1_2",)],
+)
+def test_gradients_by_finite_differences(wanted: tuple[str, ...]) -> None:
+    chain = _small_chain()
+    image = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: chain(x, wanted), (image,), fast_mode=True)
+
+
+def test_only_some_outputs_may_have_a_gradient() -> None:
+    chain = _small_chain()
+    image = torch.randn(1, 2, 9, 7, dtype=torch.float64, requires_grad=True)
+    shallow = torch.autograd.grad(chain(image, ["relu1_1"])[0].sum(), image)[0]
+    outputs = chain(image, ["relu1_1", "relu2_1"])
+    torch.testing.assert_close(torch.autograd.grad(outputs[0].sum(), image)[0], shallow)
+
+
+def test_features_that_are_kept_are_not_overwritten_by_later_calls() -> None:
+    chain = _small_chain()
+    torch.manual_seed(0)
+    images = torch.randn(4, 1, 2, 12, 12, dtype=torch.float64)
+    kept = [chain(image, ["relu1_1", "relu2_1"]) for image in images]
+    copies = [[f.clone() for f in features] for features in kept]
+    for image in images.flip(0):
+        chain(image.clone().requires_grad_(), ["relu2_1"])[0].sum().backward()
+    for features, copied in zip(kept, copies):
+        for feature, clone in zip(features, copied):
+            assert torch.equal(feature, clone)
+
+
+def test_changing_a_feature_that_the_gradient_needs_is_noticed() -> None:
+    image = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+    (feature,) = _small_chain()(image, ["relu2_1"])
+    with torch.no_grad():
+        feature.mul_(0)
+    with pytest.raises(RuntimeError, match="inplace"):
+        feature.sum().backward()
+
+
+def test_a_chain_can_be_copied() -> None:
+    chain = _small_chain()
+    image = torch.randn(1, 2, 8, 8, dtype=torch.float64)
+    assert torch.equal(copy.deepcopy(chain)(image, ["relu2_1"])[0], chain(image, ["relu2_1"])[0])
+
+
+def test_memory_returns_to_the_pool_after_its_last_user() -> None:
+    pool = BufferPool()
+    first = pool.take(3, 5)
+    view, address = first[1:], first.data_ptr()
+    del first
+    gc.collect()
+    assert pool.take(3, 5).data_ptr() != address, "a view still uses it"
+    del view
+    gc.collect()
+    again = {pool.take(15).data_ptr() for _ in range(2)}
+    assert address in again
+
+
+def test_the_pool_keeps_no_more_than_its_limit() -> None:
+    pool = BufferPool(limit=1000)
+    tensors = [pool.take(100) for _ in range(5)]  # 400 bytes each
+    del tensors
+    gc.collect()
+    assert pool._idle_bytes <= 1000
+    assert len(pool._idle) == 2
