@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Extra words for the command, for example: make train ARGS='trainer.max_epochs=1', make test ARGS='-x -k gram'.
+# Extra words for the command, for example: make train ARGS='trainer.max_steps=100', make test ARGS='-x -k gram'.
 ARGS ?=
 
 .PHONY: train test lint lock

@@ -12,8 +12,10 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder of real images and weights beside the repository (or ``$TEZAWARI_SHARED``); skips where it is absent."""
+    """The folder of real images beside the repository (or ``$TEZAWARI_SHARED``); skips where it is absent."""
     folder = Path(os.environ.get("TEZAWARI_SHARED", _REPOSITORY.parent / "shared"))
     if not (folder / "data").is_dir():
-        pytest.skip(f"no folder of real images at {folder.name}/ beside the repository (set TEZAWARI_SHARED to name one)")
+        pytest.skip(
+            f"no folder of real images at {folder.name}/ beside the repository (set TEZAWARI_SHARED to name one)"
+        )
     return folder

@@ -43,6 +43,9 @@ class MultiStyle(pl.LightningModule):
         add_styles_to: a trained network to start from; the data's styles, all new, are added and only they train.
     """
 
+    style_factors: Tensor
+    style_average: Tensor
+
     def __init__(
         self,
         net: Net = "deepstylecam",
@@ -195,7 +198,7 @@ class MultiStyle(pl.LightningModule):
     def _recipe(self) -> dict[str, Any]:
         values = {k: v for k, v in self.hparams.items() if isinstance(v, str | int | float | list | dict) or v is None}
         if values.get("backbone_weights"):
-            values["backbone_weights"] = Path(values["backbone_weights"]).name
+            values["backbone_weights"] = Path(str(values["backbone_weights"])).name
         return {**values, "steps": self.global_step}
 
 

@@ -336,7 +336,7 @@ class ConditionalNetwork(nn.Module):
         Instance moments depend on the image and stay. The folded network gives what ``eval()`` gave, to rounding.
         """
         for module in self.modules():
-            if isinstance(module, ConvBlock | UpBlock) and module.norm.batch is not None:
+            if isinstance(module, ConvBlock | UpBlock) and isinstance(module.norm.batch, nn.BatchNorm2d):
                 _fold_into(module.conv, module.norm.batch)
                 module.norm.batch = nn.Identity()  # type: ignore[assignment]
         return self
@@ -366,4 +366,4 @@ def _receptive_radius(shape: _Shape) -> int:
 def build_network(net: Net, num_styles: int, fusion: Fusion = "concat", norm: Norm = "batch") -> ConditionalNetwork:
     """Build an untrained :class:`ConditionalNetwork` laid out channels-last, which is faster on CPUs."""
     network = ConditionalNetwork(net, num_styles, fusion, norm)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last)

@@ -42,7 +42,9 @@ class Stylizer:
         if checkpoint is None:
             embedded = Path(str(files("tezawari").joinpath("assets", _EMBEDDED)))
             if not embedded.is_file():
-                raise UserError("no network comes with this installation: train one (`make train`) and name it by --checkpoint")
+                raise UserError(
+                    "no network comes with this installation: train one (`make train`) and name it by --checkpoint"
+                )
             checkpoint = embedded
         return cls(load_network(checkpoint))
 
@@ -79,12 +81,15 @@ class Stylizer:
         """
         height, width = image.shape[-2:]
         if min(height, width) < _SMALLEST_SIDE:
-            raise UserError(f"a photo of {width}x{height} pixels is too small to restyle: it needs {_SMALLEST_SIDE} each way")
+            raise UserError(
+                f"a photo of {width}x{height} pixels is too small to restyle: it needs {_SMALLEST_SIDE} each way"
+            )
         stride = self.trained.network.bottleneck_stride
         fits = {(height, width), (-(-height // stride), -(-width // stride))}
         if style.dim() == 3 and tuple(style.shape[-2:]) not in fits:
             raise UserError(
-                f"the style map is {style.shape[-1]}x{style.shape[-2]} pixels, the photo {width}x{height}: make them equal"
+                f"the style map is {style.shape[-1]}x{style.shape[-2]} pixels, "
+                f"the photo {width}x{height}: make them equal"
             )
         with torch.inference_mode():
             stylized = stylize_image(self._network, image, style, progress=progress)

@@ -51,7 +51,11 @@ def stylize_image(
         for done, (top, left) in enumerate(corners, start=1):
             y0, x0 = max(0, top - overlap), max(0, left - overlap)
             y1, x1 = min(height, top + step + overlap), min(width, left + step + overlap)
-            part = cells if cells.dim() == 1 else cells[:, y0 // stride : -(-y1 // stride), x0 // stride : -(-x1 // stride)]
+            part = (
+                cells
+                if cells.dim() == 1
+                else cells[:, y0 // stride : -(-y1 // stride), x0 // stride : -(-x1 // stride)]
+            )
             restyled = _run(network, content_image[:, y0:y1, x0:x1], part)[0]
             bottom, right = min(height, top + step), min(width, left + step)
             stylized[:, top:bottom, left:right] = restyled[:, top - y0 : bottom - y0, left - x0 : right - x0]

@@ -55,7 +55,9 @@ def _write(folder: Path, kind: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["missing", "garbage", "other safetensors", "cut short", "checkpoint of something else"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "garbage", "other safetensors", "cut short", "checkpoint of something else"]
+)
 def test_what_is_no_network_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError, match=r"no checkpoint at|cannot be read|is not a multi-style"):
         load_network(_write(tmp_path, kind))
