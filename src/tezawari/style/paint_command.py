@@ -19,7 +19,7 @@ from torch import Tensor
 from tezawari.core.errors import UserError
 from tezawari.data.photo import Photo, load_rgb, photo_suffix, read_photo, write_photo
 from tezawari.features.backbone import load_backbone
-from tezawari.style.gatys import Progress, gatys_layers, paint
+from tezawari.style.gatys import Progress, paint, recipe
 from tezawari.style.maps import read_style_map
 
 _SMALLEST_SIZE = 64
@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, default=300, help="steps over all sizes (300)")
     parser.add_argument("--optimizer", choices=["lbfgs", "adam"], default="lbfgs")
     parser.add_argument("--content-weight", metavar="W", type=float, default=1.0, help="hold of the photo (1)")
-    parser.add_argument("--style-weight", metavar="W", type=float, default=10.0, help="hold of the styles (10)")
-    parser.add_argument("--tv-weight", metavar="W", type=float, default=1.0, help="smoothness (1)")
+    parser.add_argument("--style-weight", metavar="W", type=float, help="hold of the styles (suits the backbone)")
+    parser.add_argument("--tv-weight", metavar="W", type=float, help="smoothness (suits the backbone)")
     parser.add_argument("--init", choices=["content", "noise"], default="content", help="what the painting starts from")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--keep-color", action="store_true", help="keep the photo's colours")
@@ -79,8 +79,7 @@ def run(args: argparse.Namespace) -> int:
         size = (photo.image.shape[-2], photo.image.shape[-1])
         guide = read_style_map(args.guide, torch.eye(len(styles)), size, feather_px=args.feather)
     output = _output(args, photo)
-    layers = [layer for kind in gatys_layers(args.backbone) for layer in kind]
-    backbone = load_backbone(args.backbone, layers, args.weights)
+    backbone = load_backbone(args.backbone, recipe(args.backbone).layers, args.weights)
     with _interruptible() as interrupted:
         watch = _Watch(output, photo, args.preview_every, interrupted)
         picture: Tensor = paint(
@@ -163,7 +162,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise UserError(f"--preview-every {args.preview_every} is no number of steps: ask for 1 or more")
     for name in ("content_weight", "style_weight", "tv_weight"):
         value = getattr(args, name)
-        if not math.isfinite(value) or value < 0:
+        if value is not None and (not math.isfinite(value) or value < 0):
             raise UserError(f"--{name.replace('_', '-')} must be a number that is 0 or more, not {value:g}")
 
 

@@ -46,10 +46,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def layers_of_the_tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = gatys.gatys_layers
-    monkeypatch.setattr(
-        gatys, "gatys_layers", lambda name: (("first", "second"), ("second",)) if name == "tiny" else known(name)
-    )
+    known, tiny = gatys.recipe, gatys.Recipe(("first", "second"), ("second",), 10.0, 1.0)
+    monkeypatch.setattr(gatys, "recipe", lambda name: tiny if name == "tiny" else known(name))
 
 
 def _image(height: int, width: int, seed: int) -> Tensor:
@@ -267,8 +265,7 @@ def test_mistakes_are_told(values: dict[str, object], message: str) -> None:
 
 
 def test_the_embedded_backbone_paints() -> None:
-    style_layers, content_layers = gatys.gatys_layers("efficientnet_lite0")
-    backbone = load_backbone("efficientnet_lite0", tuple(dict.fromkeys([*style_layers, *content_layers])))
+    backbone = load_backbone("efficientnet_lite0", gatys.recipe("efficientnet_lite0").layers)
     losses: list[float] = []
     paint(_image(64, 64, 0), [_image(64, 64, 1)], backbone=backbone, steps=20, callback=lambda n: losses.append(n.loss))
     assert min(losses) < 0.7 * losses[0]
