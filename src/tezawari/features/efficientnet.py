@@ -22,7 +22,7 @@ _MEAN, _STD = 0.498, 0.502
 
 LAYERS: tuple[str, ...] = ("stem", *(f"block{i}{kind}" for i in range(16) for kind in ("", "_out")))
 STYLE_LAYERS = ("block1", "block2", "block4", "block6", "block9")
-CONTENT_LAYERS = ("block4",)
+CONTENT_LAYERS = ("block2", "block4")
 
 
 def _packaged_state() -> dict[str, Tensor]:

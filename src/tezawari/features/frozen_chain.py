@@ -7,7 +7,7 @@ gradient is summed in memory of its own; all large memory is used again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tezawari.features.buffers import POOL
+from tezawari.features.parallel import share
 from tezawari.features.winograd import Fill, WinogradConv
 
 # Elements that a chunk of element-wise work touches: small enough for the second-level cache.
@@ -38,21 +39,22 @@ class _FewChannelsConv:
         outputs = self.taps.shape[1]
         padded = torch.nn.functional.pad(x.permute(0, 3, 1, 2).contiguous(), (1, 1, 1, 1))
         out = POOL.take(batch, height, width, outputs, dtype=x.dtype)
-        rows = max(1, _CHUNK // (width * 9 * self.inputs))
         line = width + 2
-        for image in range(batch):
-            for first in range(0, height, rows):
-                r = min(rows, height - first)
-                shifted = padded[image].as_strided(
+
+        def work(chunks: Iterator[tuple[slice, slice]]) -> None:
+            for images, inside in chunks:
+                r = inside.stop - inside.start
+                planes = padded[images.start].as_strided(
                     (3, 3, self.inputs, r, width),
                     (line, 1, (height + 2) * line, line, 1),
-                    padded[image].storage_offset() + first * line,
+                    padded[images.start].storage_offset() + inside.start * line,
                 )
-                planes = shifted.reshape(9 * self.inputs, r * width)
-                block = out[image, first : first + r].view(r * width, outputs)
-                torch.addmm(self.bias, planes.t(), self.taps, out=block)
+                block = out[images, inside].view(r * width, outputs)
+                torch.addmm(self.bias, planes.reshape(9 * self.inputs, r * width).t(), self.taps, out=block)
                 if rectify:
                     block.clamp_min_(0)
+
+        share(work, _row_chunks((batch, height, width), 9 * self.inputs))
         return out
 
     def input_gradient(self, fill: Fill, size: tuple[int, int, int]) -> Tensor:
@@ -61,15 +63,20 @@ class _FewChannelsConv:
         outputs = self.taps.shape[1]
         padded = self.taps.new_zeros(batch, self.inputs, height + 2, width + 2)
         rows = max(1, _CHUNK // (width * outputs))
-        for image in range(batch):
-            for first in range(0, height, rows):
-                last = min(first + rows, height)
-                gradient = POOL.take(1, last - first, width, outputs, dtype=padded.dtype)
-                fill(gradient, slice(image, image + 1), slice(first, last))
-                planes = self.taps @ gradient.view(-1, outputs).t()
-                for tap, plane in enumerate(planes.view(9, self.inputs, last - first, width)):
-                    dy, dx = divmod(tap, 3)
-                    padded[image, :, first + dy : last + dy, dx : dx + width].add_(plane)
+
+        def work(images: Iterator[int]) -> None:
+            for image in images:
+                for first in range(0, height, rows):
+                    last = min(first + rows, height)
+                    gradient = POOL.take(1, last - first, width, outputs, dtype=padded.dtype)
+                    fill(gradient, slice(image, image + 1), slice(first, last))
+                    planes = self.taps @ gradient.view(-1, outputs).t()
+                    for tap, plane in enumerate(planes.view(9, self.inputs, last - first, width)):
+                        dy, dx = divmod(tap, 3)
+                        padded[image, :, first + dy : last + dy, dx : dx + width].add_(plane)
+
+        # Not shared by rows: neighbouring rows of the output add to the same rows of the input.
+        share(work, range(batch))
         return padded[:, :, 1:-1, 1:-1].permute(0, 2, 3, 1)
 
 
@@ -78,9 +85,9 @@ def _quarters(x: Tensor, height: int, width: int) -> list[Tensor]:
     return [x[:, dy : dy + 2 * height : 2, dx : dx + 2 * width : 2] for dy in (0, 1) for dx in (0, 1)]
 
 
-def _row_chunks(size: torch.Size) -> list[tuple[slice, slice]]:
-    """Cut a map (B, H, W, C) into (one image, some rows)."""
-    batch, height, width, channels = size
+def _row_chunks(size: tuple[int, int, int], channels: int) -> list[tuple[slice, slice]]:
+    """Cut a map of ``size`` (B, H, W) into (one image, some rows)."""
+    batch, height, width = size
     rows = max(1, _CHUNK // (width * channels))
     return [
         (slice(image, image + 1), slice(first, min(first + rows, height)))
@@ -93,12 +100,16 @@ def max_pool(x: Tensor) -> Tensor:
     """Return the 2×2 maximum (B, H // 2, W // 2, C) of ``x`` (B, H, W, C)."""
     batch, height, width, channels = x.shape
     out = POOL.take(batch, height // 2, width // 2, channels, dtype=x.dtype)
-    for images, rows in _row_chunks(out.shape):
-        block = out[images, rows]
-        a, b, c, d = _quarters(x[images, 2 * rows.start : 2 * rows.stop], *block.shape[1:3])
-        torch.maximum(a, b, out=block)
-        torch.maximum(block, c, out=block)
-        torch.maximum(block, d, out=block)
+
+    def work(chunks: Iterator[tuple[slice, slice]]) -> None:
+        for images, rows in chunks:
+            block = out[images, rows]
+            a, b, c, d = _quarters(x[images, 2 * rows.start : 2 * rows.stop], *block.shape[1:3])
+            torch.maximum(a, b, out=block)
+            torch.maximum(block, c, out=block)
+            torch.maximum(block, d, out=block)
+
+    share(work, _row_chunks((batch, height // 2, width // 2), channels))
     return out
 
 
@@ -108,14 +119,19 @@ def max_pool_gradient(gradient: Tensor, pooled: Tensor, x: Tensor) -> Tensor:
     # Rows and columns beyond the last whole window.
     out[:, 2 * pooled.shape[1] :].zero_()
     out[:, :, 2 * pooled.shape[2] :].zero_()
-    for images, rows in _row_chunks(pooled.shape):
-        block = pooled[images, rows]
-        whole = slice(2 * rows.start, 2 * rows.stop)
-        left = gradient[images, rows].clone()
-        sizes = block.shape[1:3]
-        for member, place in zip(_quarters(x[images, whole], *sizes), _quarters(out[images, whole], *sizes)):
-            torch.mul(left, member == block, out=place)
-            left.sub_(place)
+
+    def work(chunks: Iterator[tuple[slice, slice]]) -> None:
+        for images, rows in chunks:
+            block = pooled[images, rows]
+            whole = slice(2 * rows.start, 2 * rows.stop)
+            left = gradient[images, rows].clone()
+            sizes = block.shape[1:3]
+            for member, place in zip(_quarters(x[images, whole], *sizes), _quarters(out[images, whole], *sizes)):
+                torch.mul(left, member == block, out=place)
+                left.sub_(place)
+
+    batch, height, width, channels = pooled.shape
+    share(work, _row_chunks((batch, height, width), channels))
     return out
 
 

@@ -14,12 +14,14 @@ the BLAS; the relative error against direct convolution is about 1e-6 a layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from tezawari.features.buffers import POOL
+from tezawari.features.parallel import share
 
 _BT = (
     (4, 0, -5, 0, 1, 0),
@@ -123,61 +125,65 @@ class WinogradConv:
         most_images, most_rows = first_images.stop, first_rows.stop
         # An odd number of tiles: rows of matrices a power of two apart would fall on the same cache lines.
         most = most_images * most_rows * tile_columns | 1
-        padded_memory = POOL.take(most_images * (4 * most_rows + 2) * padded_width * inputs, dtype=dtype)
-        tiles_memory = POOL.take(most * 36 * max(inputs, outputs), dtype=dtype)
-        transformed_memory = POOL.take(most * 36 * inputs, dtype=dtype)
-        result_memory = POOL.take(most * 16 * outputs, dtype=dtype)
 
-        def take(memory: Tensor, *shape: int) -> Tensor:
-            return memory[: torch.Size(shape).numel()].view(shape)
-
-        for images, rows in chunks:
-            n, r = images.stop - images.start, rows.stop - rows.start
-            count = n * r * tile_columns
-            odd = count | 1
-            # 1. The rows of the chunk with one more on each side, zero outside the image.
-            padded = take(padded_memory, n, 4 * r + 2, padded_width, inputs)
-            top = 4 * rows.start - 1
-            inside = slice(max(top, 0), min(top + 4 * r + 2, height))
-            padded[:, : inside.start - top].zero_()
-            padded[:, inside.stop - top :].zero_()
-            padded[:, :, 0].zero_()
-            padded[:, :, width + 1 :].zero_()
-            fill(padded[:, inside.start - top : inside.stop - top, 1 : width + 1], images, inside)
-            # 2. Overlapping tiles: six runs of six pixels each.
-            tiles = take(tiles_memory, odd, 36, inputs)
-            line = padded_width * inputs
-            tiles[count:].zero_()
-            tiles[:count].view(n, r, tile_columns, 6, 6 * inputs).copy_(
-                padded.as_strided(
-                    (n, r, tile_columns, 6, 6 * inputs),
-                    ((4 * r + 2) * line, 4 * line, 4 * inputs, line, 1),
-                    padded.storage_offset(),
+        def work(chunks: Iterator[tuple[slice, slice]]) -> None:
+            padded_memory = POOL.take(most_images * (4 * most_rows + 2) * padded_width * inputs, dtype=dtype)
+            tiles_memory = POOL.take(most * 36 * max(inputs, outputs), dtype=dtype)
+            transformed_memory = POOL.take(most * 36 * inputs, dtype=dtype)
+            result_memory = POOL.take(most * 16 * outputs, dtype=dtype)
+            for images, rows in chunks:
+                n, r = images.stop - images.start, rows.stop - rows.start
+                count = n * r * tile_columns
+                odd = count | 1
+                # 1. The rows of the chunk with one more on each side, zero outside the image.
+                padded = _view(padded_memory, n, 4 * r + 2, padded_width, inputs)
+                top = 4 * rows.start - 1
+                inside = slice(max(top, 0), min(top + 4 * r + 2, height))
+                padded[:, : inside.start - top].zero_()
+                padded[:, inside.stop - top :].zero_()
+                padded[:, :, 0].zero_()
+                padded[:, :, width + 1 :].zero_()
+                fill(padded[:, inside.start - top : inside.stop - top, 1 : width + 1], images, inside)
+                # 2. Overlapping tiles: six runs of six pixels each.
+                tiles = _view(tiles_memory, odd, 36, inputs)
+                line = padded_width * inputs
+                tiles[count:].zero_()
+                tiles[:count].view(n, r, tile_columns, 6, 6 * inputs).copy_(
+                    padded.as_strided(
+                        (n, r, tile_columns, 6, 6 * inputs),
+                        ((4 * r + 2) * line, 4 * line, 4 * inputs, line, 1),
+                    )
                 )
-            )
-            # 3. Bᵀ d B.   4. The 36 products; the tiles are no longer needed, their memory is.   5. Aᵀ m A.
-            transformed = take(transformed_memory, odd, 36, inputs)
-            torch.bmm(self._bt.expand(odd, 36, 36), tiles, out=transformed)
-            products = take(tiles_memory, 36, odd, outputs)
-            torch.bmm(transformed.transpose(0, 1), weights, out=products)
-            if bias is not None:
-                products[_BIAS_TAP].add_(bias)
-            result = take(result_memory, 16, odd * outputs)
-            torch.mm(self._at, products.view(36, odd * outputs), out=result)
-            # 6. Tiles back to rows, with the rectifier on the way.
-            spread = result.view(4, 4, odd, outputs)[:, :, :count].view(4, 4, n, r, tile_columns, outputs)
-            spread = spread.permute(2, 3, 0, 4, 1, 5)
-            bottom = min(4 * rows.stop, height)
-            place = out[images, 4 * rows.start : bottom]
-            if whole_tiles:
-                block = place.view(n, r, 4, tile_columns, 4, outputs)
-            else:
-                block = POOL.take(n, r, 4, tile_columns, 4, outputs, dtype=dtype)
-            if rectify:
-                torch.clamp_min(spread, 0, out=block)
-            else:
-                block.copy_(spread)
-            if not whole_tiles:
-                whole = block.view(n, 4 * r, 4 * tile_columns, outputs)
-                place.copy_(whole[:, : bottom - 4 * rows.start, :width])
+                # 3. Bᵀ d B.   4. The 36 products; the tiles are no longer needed, their memory is.   5. Aᵀ m A.
+                transformed = _view(transformed_memory, odd, 36, inputs)
+                torch.bmm(self._bt.expand(odd, 36, 36), tiles, out=transformed)
+                products = _view(tiles_memory, 36, odd, outputs)
+                torch.bmm(transformed.transpose(0, 1), weights, out=products)
+                if bias is not None:
+                    products[_BIAS_TAP].add_(bias)
+                result = _view(result_memory, 16, odd * outputs)
+                torch.mm(self._at, products.view(36, odd * outputs), out=result)
+                # 6. Tiles back to rows, with the rectifier on the way.
+                spread = result.view(4, 4, odd, outputs)[:, :, :count].view(4, 4, n, r, tile_columns, outputs)
+                spread = spread.permute(2, 3, 0, 4, 1, 5)
+                bottom = min(4 * rows.stop, height)
+                place = out[images, 4 * rows.start : bottom]
+                if whole_tiles:
+                    block = place.view(n, r, 4, tile_columns, 4, outputs)
+                else:
+                    block = POOL.take(n, r, 4, tile_columns, 4, outputs, dtype=dtype)
+                if rectify:
+                    torch.clamp_min(spread, 0, out=block)
+                else:
+                    block.copy_(spread)
+                if not whole_tiles:
+                    whole = block.view(n, 4 * r, 4 * tile_columns, outputs)
+                    place.copy_(whole[:, : bottom - 4 * rows.start, :width])
+
+        share(work, chunks)
         return out
+
+
+def _view(memory: Tensor, *shape: int) -> Tensor:
+    """Return the beginning of ``memory`` in ``shape``."""
+    return memory[: math.prod(shape)].view(shape)
