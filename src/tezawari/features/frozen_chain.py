@@ -1,8 +1,12 @@
 """VGG's chain of frozen convolutions, forward and backward to the image, without the work that nobody needs.
 
-Against autograd over ``nn.Conv2d``: 3×3 convolutions by Winograd; bias and ReLU inside the convolution; no map is kept
-but the rectified ones (frozen weights need no inputs, ReLU needs only its output's sign, pooling its two maps); no
-gradient is summed in memory of its own; all large memory is used again.
+Against autograd over ``nn.Conv2d``: 3×3 convolutions by Winograd where that is faster; bias and ReLU inside the
+convolution; no map is kept but the rectified ones (frozen weights need no inputs, ReLU needs only its output's sign,
+pooling its two maps); no gradient is summed in memory of its own; all large memory is used again.
+
+Winograd wins where a convolution is bound by arithmetic. Vector units of 512 bits make PyTorch's direct convolution
+faster than the matrix products that Winograd needs, and bfloat16 has too few digits for Winograd's transforms: both
+convolve directly.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tezawari.features.buffers import POOL
 from tezawari.features.parallel import share
@@ -22,6 +27,36 @@ from tezawari.features.winograd import Fill, WinogradConv
 _CHUNK = 131072
 # From this many channels on, in and out, Winograd is faster than direct convolution (measured at 64: 1.9×).
 _WINOGRAD_CHANNELS = 16
+
+
+def _planes_first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+class DirectConv:
+    """PyTorch's own 3×3 convolution behind the methods of :class:`WinogradConv`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.bias = bias
+        self._weight = weight.contiguous(memory_format=torch.channels_last)
+        self._turned: Tensor | None = None
+
+    def forward(self, x: Tensor, rectify: bool) -> Tensor:
+        """Return the convolution (B, H, W, Cout) of ``x`` (B, H, W, Cin), after ReLU when ``rectify``."""
+        out = functional.conv2d(_planes_first(x), self._weight, self.bias, padding=1)
+        if rectify:
+            out.relu_()
+        return out.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+    def input_gradient(self, fill: Fill, size: tuple[int, int, int]) -> Tensor:
+        """Return the gradient (B, H, W, Cin) of the input; arguments as in :class:`WinogradConv`."""
+        if self._turned is None:
+            turned = self._weight.flip(2, 3).transpose(0, 1)
+            self._turned = turned.contiguous(memory_format=torch.channels_last)
+        gradient = POOL.take(*size, self._weight.shape[0], dtype=self._weight.dtype)
+        fill(gradient, slice(0, size[0]), slice(0, size[1]))
+        found = functional.conv2d(_planes_first(gradient), self._turned, padding=1)
+        return found.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
 
 
 class _FewChannelsConv:
@@ -37,7 +72,7 @@ class _FewChannelsConv:
         """Return (B, H, W, Cout) of ``x`` (B, H, W, Cin), after ReLU when ``rectify``."""
         batch, height, width, _ = x.shape
         outputs = self.taps.shape[1]
-        padded = torch.nn.functional.pad(x.permute(0, 3, 1, 2).contiguous(), (1, 1, 1, 1))
+        padded = functional.pad(x.permute(0, 3, 1, 2).contiguous(), (1, 1, 1, 1))
         out = POOL.take(batch, height, width, outputs, dtype=x.dtype)
         line = width + 2
 
@@ -80,9 +115,17 @@ class _FewChannelsConv:
         return padded[:, :, 1:-1, 1:-1].permute(0, 2, 3, 1)
 
 
-def _quarters(x: Tensor, height: int, width: int) -> list[Tensor]:
-    """Return the four members of every 2×2 window of ``x`` (B, H, W, C), each (B, height, width, C)."""
-    return [x[:, dy : dy + 2 * height : 2, dx : dx + 2 * width : 2] for dy in (0, 1) for dx in (0, 1)]
+def direct_is_faster(dtype: torch.dtype) -> bool:
+    """Say whether this processor convolves ``dtype`` faster directly than by Winograd (measured: Zen 3, Zen 5)."""
+    return dtype == torch.bfloat16 or (dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512")
+
+
+def _conv(weight: Tensor, bias: Tensor) -> WinogradConv | DirectConv | _FewChannelsConv:
+    if direct_is_faster(weight.dtype):
+        return DirectConv(weight, bias)
+    if min(weight.shape[:2]) < _WINOGRAD_CHANNELS:
+        return _FewChannelsConv(weight, bias)
+    return WinogradConv(weight, bias)
 
 
 def _row_chunks(size: tuple[int, int, int], channels: int) -> list[tuple[slice, slice]]:
@@ -94,45 +137,6 @@ def _row_chunks(size: tuple[int, int, int], channels: int) -> list[tuple[slice, 
         for image in range(batch)
         for first in range(0, height, rows)
     ]
-
-
-def max_pool(x: Tensor) -> Tensor:
-    """Return the 2×2 maximum (B, H // 2, W // 2, C) of ``x`` (B, H, W, C)."""
-    batch, height, width, channels = x.shape
-    out = POOL.take(batch, height // 2, width // 2, channels, dtype=x.dtype)
-
-    def work(chunks: Iterator[tuple[slice, slice]]) -> None:
-        for images, rows in chunks:
-            block = out[images, rows]
-            a, b, c, d = _quarters(x[images, 2 * rows.start : 2 * rows.stop], *block.shape[1:3])
-            torch.maximum(a, b, out=block)
-            torch.maximum(block, c, out=block)
-            torch.maximum(block, d, out=block)
-
-    share(work, _row_chunks((batch, height // 2, width // 2), channels))
-    return out
-
-
-def max_pool_gradient(gradient: Tensor, pooled: Tensor, x: Tensor) -> Tensor:
-    """Return the gradient of :func:`max_pool`'s input ``x``; of equal maxima the first one gets it, as in PyTorch."""
-    out = POOL.take(*x.shape, dtype=x.dtype)
-    # Rows and columns beyond the last whole window.
-    out[:, 2 * pooled.shape[1] :].zero_()
-    out[:, :, 2 * pooled.shape[2] :].zero_()
-
-    def work(chunks: Iterator[tuple[slice, slice]]) -> None:
-        for images, rows in chunks:
-            block = pooled[images, rows]
-            whole = slice(2 * rows.start, 2 * rows.stop)
-            left = gradient[images, rows].clone()
-            sizes = block.shape[1:3]
-            for member, place in zip(_quarters(x[images, whole], *sizes), _quarters(out[images, whole], *sizes)):
-                torch.mul(left, member == block, out=place)
-                left.sub_(place)
-
-    batch, height, width, channels = pooled.shape
-    share(work, _row_chunks((batch, height, width), channels))
-    return out
 
 
 @dataclass(frozen=True)
@@ -152,9 +156,8 @@ class FrozenChain:
 
     def __init__(self, steps: Sequence[Step], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
         self.steps = list(steps)
-        self.convs: list[WinogradConv | _FewChannelsConv] = [
-            (WinogradConv if min(weight.shape[:2]) >= _WINOGRAD_CHANNELS else _FewChannelsConv)(weight, bias)
-            for weight, bias in zip((w.detach() for w in weights), (b.detach() for b in biases))
+        self.convs: list[WinogradConv | DirectConv | _FewChannelsConv] = [
+            _conv(weight.detach(), bias.detach()) for weight, bias in zip(weights, biases)
         ]
 
     @torch.compiler.disable
@@ -173,14 +176,14 @@ class FrozenChain:
         return 1 + max(i for i, step in enumerate(self.steps) if {step.conv_name, step.relu_name} & set(wanted))
 
     def run(self, x: Tensor, wanted: Sequence[str], keep: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the kept maps (pooled and rectified ones, in the order of computation) and the wanted ones."""
+        """Return what the gradient needs (rectified maps and places of maxima, in order) and the wanted maps."""
         kept: list[Tensor] = []
         found: list[Tensor] = []
         x = x.permute(0, 2, 3, 1)
         for step, conv in zip(self.steps[: self.depth(wanted)], self.convs):
             if step.pool_before:
-                x = max_pool(x)
-                kept += [x] * keep
+                x, places = _max_pool(x)
+                kept += [places] * keep
             if step.conv_name in wanted:
                 linear = conv.forward(x, rectify=False)
                 found.append(linear)
@@ -193,8 +196,18 @@ class FrozenChain:
         return kept, found
 
 
-def _planes_first(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)
+def _max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the 2×2 maxima (B, H // 2, W // 2, C) of ``x`` (B, H, W, C) and their places, as PyTorch counts them."""
+    pooled, places = functional.max_pool2d(_planes_first(x), 2, return_indices=True)
+    return pooled.permute(0, 2, 3, 1), places.permute(0, 2, 3, 1)
+
+
+def _max_pool_gradient(gradient: Tensor, places: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of :func:`_max_pool`'s input ``x``."""
+    planes = torch.ops.aten.max_pool2d_with_indices_backward(
+        _planes_first(gradient), _planes_first(x), [2, 2], [2, 2], [0, 0], [1, 1], False, _planes_first(places)
+    )
+    return planes.permute(0, 2, 3, 1)
 
 
 class _Chain(torch.autograd.Function):
@@ -223,9 +236,9 @@ class _Chain(torch.autograd.Function):
             if fill is not None:
                 current = conv.input_gradient(fill, tuple(rectified.shape[:3]))
             if step.pool_before:
-                pooled = kept.pop()
+                places = kept.pop()
                 if current is not None:
-                    current = max_pool_gradient(current, pooled, kept[-1])
+                    current = _max_pool_gradient(current, places, kept[-1])
         return (None if current is None else _planes_first(current)), None, None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 Normalization = Literal["chw", "hw", "none"]
@@ -21,4 +22,19 @@ def gram_matrix(features: Tensor, normalization: Normalization = "chw") -> Tenso
         raise ValueError(f"normalization is one of {', '.join(divisors)}, not {normalization!r}")
     # Channels-last features give (B, HW, C) without a copy; for others `reshape` makes one.
     rows = features.permute(0, 2, 3, 1).reshape(b, h * w, c)
-    return rows.transpose(1, 2) @ rows / divisors[normalization]
+    gram: Tensor = _Products.apply(rows)
+    return gram / divisors[normalization]
+
+
+class _Products(torch.autograd.Function):
+    """``Rᵀ R`` of rows (B, N, C), whose gradient is one product, R (S + Sᵀ): autograd makes two and adds them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return rows.transpose(1, 2) @ rows
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        return rows @ (gradient + gradient.transpose(1, 2)).to(rows.dtype)

@@ -15,6 +15,8 @@ from tezawari.features.weights import RANDOM, load_checked, read_state_dict, war
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+# What FrozenChain runs in, given by autocast or float32 without it; float16 overflows in VGG's unscaled features.
+_FAST_TYPES = (torch.float32, torch.bfloat16)
 _CONVS_A_STAGE = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
 _DOWNLOADS: dict[str, WeightsEnum] = {"vgg16": VGG16_Weights.IMAGENET1K_V1, "vgg19": VGG19_Weights.IMAGENET1K_V1}
@@ -56,7 +58,7 @@ class VggTrunk(Trunk):
 
     ``convS_N`` are the convolutions' outputs, ``reluS_N`` the same after the rectifier. ``weights``: None
     (torchvision's ImageNet weights, downloaded with a checksum), ``"random"`` (seeded), or a file with torchvision's
-    names. ``fast_convolutions``: float32 on the CPU runs through :class:`FrozenChain`.
+    names. ``fast_convolutions``: float32 on the CPU runs through :class:`FrozenChain`, under autocast in its precision.
     """
 
     mean: Tensor
@@ -65,7 +67,7 @@ class VggTrunk(Trunk):
     def __init__(self, name: str, layers: tuple[str, ...], weights: str | None, fast_convolutions: bool) -> None:
         super().__init__()
         self.fast_convolutions = fast_convolutions
-        self._chain: tuple[tuple[tuple[int, int], ...], FrozenChain] | None = None
+        self._chains: dict[torch.dtype, tuple[tuple[tuple[int, int], ...], FrozenChain]] = {}
         deepest = max((layer_names(name).index(layer) for layer in layers), default=0)
         self.positions = _positions(name)[: deepest // 2 + 1]
         self.layers = layers
@@ -94,22 +96,23 @@ class VggTrunk(Trunk):
         """Return the convolutions in depth order."""
         return [conv for conv in self.features.values() if isinstance(conv, nn.Conv2d)]
 
-    def chain(self) -> FrozenChain:
-        """Return the fast form of the convolutions, made anew after their weights were moved or changed."""
+    def chain(self, dtype: torch.dtype) -> FrozenChain:
+        """Return the fast form of the convolutions in ``dtype``, made anew after their weights changed."""
         convs = self.convs()
         state = tuple((conv.weight.data_ptr(), conv.weight._version) for conv in convs)
-        if self._chain is None or self._chain[0] != state:
+        if dtype not in self._chains or self._chains[dtype][0] != state:
             steps = [Step(f"conv{s}_{n}", f"relu{s}_{n}", pool_before=s > 1 and n == 1) for s, n in self.positions]
-            biases = [conv.bias for conv in convs if conv.bias is not None]
-            self._chain = state, FrozenChain(steps, [conv.weight for conv in convs], biases)
-        return self._chain[1]
+            biases = [conv.bias.to(dtype) for conv in convs if conv.bias is not None]
+            self._chains[dtype] = state, FrozenChain(steps, [conv.weight.to(dtype) for conv in convs], biases)
+        return self._chains[dtype][1]
 
     def walk(self, image: Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
         x = (image - self.mean) / self.std
-        plain_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if self.fast_convolutions and plain_cpu:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        fits = x.device.type == "cpu" and x.dtype in {torch.float32, dtype} and dtype in _FAST_TYPES
+        if self.fast_convolutions and fits:
             names = [layer for layer in self.layers if layer in wanted]
-            yield from zip(names, self.chain()(x, names))
+            yield from zip(names, self.chain(dtype)(x.to(dtype), names))
             return
         last_stage = 1
         for (stage, number), conv in zip(self.positions, self.convs()):
