@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from tezawari.core.errors import UserError, did_you_mean, run_guarded
+from tezawari.core.memory import keep_freed_memory
 
 # Each command: the module that offers add_arguments(parser) and run(args) -> exit code, and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -66,9 +67,9 @@ def train_once(cfg: DictConfig, overrides: Sequence[str] = ()) -> int:
 
 def evaluate_once(cfg: DictConfig, overrides: Sequence[str] = ()) -> int:
     """Run one checked benchmark and print which files it left."""
-    from hydra.utils import instantiate
+    from tezawari.core.config import build
 
-    files: dict[str, Path] = instantiate(cfg.benchmark, output_dir=cfg.output_dir, _convert_="all")
+    files: dict[str, Path] = build(cfg.benchmark, output_dir=cfg.output_dir)
     width = max((len(name) for name in files), default=0)
     for name, path in files.items():
         sys.stdout.write(f"{name:<{width}}  {path}\n")
@@ -86,6 +87,7 @@ def _run_command(words: list[str]) -> int:
         if command == name:
             import_module(module).add_arguments(subparser)
     args = parser.parse_args(words)
+    keep_freed_memory()
     return import_module(COMMANDS[args.command][0]).run(args)
 
 

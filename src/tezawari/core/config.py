@@ -21,8 +21,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from hydra.utils import get_object
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
@@ -180,6 +180,17 @@ def config_hash(cfg: DictConfig) -> str:
     recipe = {key: value for key, value in values.items() if key not in _NOT_HASHED}
     recipe["data"] = {key: value for key, value in recipe.get("data", {}).items() if key != "num_workers"}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def build(section: DictConfig, **more: Any) -> Any:
+    """Call what the section's ``_target_`` names with its values and ``more``; what that raises comes through as it is.
+
+    Hydra would wrap it, and a :class:`UserError` would reach the user as a traceback.
+    """
+    try:
+        return instantiate(section, **more, _convert_="all")
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -27,9 +26,10 @@ from tezawari.core.callbacks import (
     RandomState,
 )
 from tezawari.core.checkpoints import AtomicCheckpointIO, list_checkpoints
-from tezawari.core.config import plain
+from tezawari.core.config import build, plain
 from tezawari.core.errors import UserError
 from tezawari.core.loggers import MetricsCsv, MetricsMirror, build_mirrors
+from tezawari.core.memory import keep_freed_memory
 from tezawari.core.resume import (
     Start,
     StopRequest,
@@ -61,6 +61,7 @@ def run_training(cfg: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> Trai
         UserError: no such device, a loss that is not finite, a full disk, nothing to resume from.
         TrainingStopped: SIGTERM or Ctrl-C; a checkpoint of the last step is saved.
     """
+    keep_freed_memory()
     require_device(cfg)
     start = choose_start(cfg, say)
     if start.record.status == "finished":
@@ -68,8 +69,8 @@ def run_training(cfg: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> Trai
         return report(start)
     with hold_run(start, cfg) as stop, quiet_lightning(), open_mirrors(cfg, start) as mirrors:
         pl.seed_everything(cfg.seed, verbose=False)
-        data = instantiate(cfg.data, _convert_="all")
-        module = instantiate(cfg.model, _convert_="all")
+        data = build(cfg.data)
+        module = build(cfg.model)
         trainer = build_trainer(cfg, [*build_callbacks(cfg, start, stop, mirrors, callbacks)])
         trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
         if is_first_process():
@@ -78,9 +79,12 @@ def run_training(cfg: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> Trai
 
 
 def require_device(cfg: DictConfig) -> None:
-    """Raise UserError where ``trainer=gpu`` finds no GPU."""
+    """Raise UserError where ``trainer=gpu`` finds no GPU; warn where bfloat16 would be computed in software."""
     if cfg.trainer.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise UserError("trainer=gpu: PyTorch sees no GPU on this machine: take trainer=cpu")
+    on_cpu = cfg.trainer.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if str(cfg.trainer.precision).startswith("bf16") and on_cpu and not torch.cpu._is_avx512_bf16_supported():
+        say("this processor computes bfloat16 in software, many times slower: take trainer.precision=32-true")
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -141,6 +141,8 @@ def _project(folder: Path, benchmark: str) -> Path:
 
 
 def _fake_benchmark(size: int, output_dir: str) -> dict[str, Path]:
+    if size < 0:
+        raise UserError(f"benchmark.size={size}: must be at least 0")
     Path(output_dir).mkdir(parents=True)
     table = Path(output_dir) / "table.csv"
     table.write_text(f"size\n{size}\n")
@@ -155,3 +157,6 @@ def test_evaluate_runs_the_function_of_a_benchmark(tmp_path: Path, capsys: pytes
     assert (tmp_path / "out" / "table.csv").read_text() == "size\n4\n"
     assert evaluate([*words, "benchmark.size=big"], root) == 2
     assert evaluate([*words, "benchmark=fast"], root) == 2
+    capsys.readouterr()
+    assert evaluate([*words, "benchmark.size=-1"], root) == 2
+    assert capsys.readouterr().err == "error: benchmark.size=-1: must be at least 0\n"
