@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tezawari.core.errors import UserError
 from tezawari.style.color import preserve_color
+from tezawari.style.inference import DeployedNetwork
 from tezawari.style.mixing import parse_mix
 from tezawari.style.network import ConditionalNetwork
 from tezawari.style.package import LoadedNetwork, load_network
@@ -54,8 +55,9 @@ class Stylizer:
         return self.trained.style_names
 
     @cached_property
-    def _network(self) -> ConditionalNetwork:
-        return self.trained.network.fold_normalization()
+    def _network(self) -> ConditionalNetwork | DeployedNetwork:
+        network = self.trained.network
+        return DeployedNetwork(network) if network.norm == "batch" and network.style_fusion is not None else network
 
     def __call__(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tezawari.style.inference import DeployedNetwork
 from tezawari.style.network import ConditionalNetwork, map_cells
 
 TILE = 768
@@ -16,7 +17,7 @@ TILE = 768
 
 @torch.inference_mode()
 def stylize_image(
-    network: ConditionalNetwork,
+    network: ConditionalNetwork | DeployedNetwork,
     content_image: Tensor,
     style: Tensor,
     tile: int = TILE,
@@ -64,7 +65,7 @@ def stylize_image(
     return stylized
 
 
-def _run(network: ConditionalNetwork, image: Tensor, style: Tensor) -> Tensor:
+def _run(network: ConditionalNetwork | DeployedNetwork, image: Tensor, style: Tensor) -> Tensor:
     return network(image[None].contiguous(memory_format=torch.channels_last), style[None])
 
 

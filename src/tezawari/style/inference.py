@@ -1,0 +1,310 @@
+"""A trained network rearranged for use: the same function of photo and style, computed with less traffic of memory.
+
+Only for batch normalisation, whose moments are constants after training. Beside folding them into the convolutions:
+
+- The channels before each rearrangement are ordered phase first, so that pixels move as whole vectors. The border that
+  the original crops is set to zero instead, and serves as the padding of the next convolution.
+- The last rearrangement does not happen at all. The features stay at half size, the four phases side by side, and the
+  last convolution computes the four phases of the picture: 12 output channels where 3 leave vector units idle.
+- Compiled, ELU is max(x, 0) + exp(min(x, 0)) − 1, which has a vector form where expm1 has a slow one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tezawari.export.onnx import Exported, export_onnx
+from tezawari.features.winograd import transform_weights
+from tezawari.style.network import ConditionalNetwork, ConvBlock, ResidualBlock, UpBlock, condition_at, map_cells
+
+_PHASES = 2
+_TILE = 4
+
+
+class DeployedNetwork(nn.Module):
+    """What :class:`ConditionalNetwork` with batch normalisation computes in evaluation mode, faster, to rounding.
+
+    Takes and returns what the original does, and has the attributes that tiling needs. The original is not changed.
+
+    Raises:
+        ValueError: for a network with instance normalisation, whose moments are each photo's own.
+    """
+
+    def __init__(self, network: ConditionalNetwork) -> None:
+        super().__init__()
+        if network.norm != "batch" or network.style_fusion is None:
+            raise ValueError("only batch normalisation is constant after training and can be folded")
+        folded = copy.deepcopy(network).eval().fold_normalization()
+        fusion = folded.style_fusion
+        assert fusion is not None
+        self.num_styles = network.num_styles
+        self.bottleneck_stride = network.bottleneck_stride
+        self.receptive_radius = network.receptive_radius
+        self.encoder = nn.ModuleList(block.conv for block in folded.encoder if isinstance(block, ConvBlock))
+        self.fuse = fusion.features
+        self.register_buffer("style_rows", torch.stack([row.detach() for row in fusion.style_rows]))
+        self.residuals = nn.ModuleList(
+            nn.ModuleList([block.first.conv, block.second.conv])
+            for block in folded.residuals
+            if isinstance(block, ResidualBlock)
+        )
+        # The first doubling pads; the border that it and the next ones leave is the padding of those after them.
+        self.decoder = nn.ModuleList(self._doubling(block, i == 0) for i, block in enumerate(folded.decoder))
+        self.to_rgb = _over_cells(folded.to_rgb, self._phase_order(folded.to_rgb.in_channels), self._phase_order(3))
+        self.requires_grad_(False)
+        self.eval()
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, content_image: Tensor, style: Tensor) -> Tensor:
+        """Restyle photos; arguments and result as of :meth:`ConditionalNetwork.forward`."""
+        height, width = content_image.shape[-2:]
+        stride = self.bottleneck_stride
+        below, right = -height % stride, -width % stride
+        if below or right:
+            content_image = F.pad(content_image, (0, right, 0, below), mode="reflect")
+        if style.dim() == 4:
+            style = map_cells(style, height, width, stride)
+        return self._restyle(content_image, style)[..., :height, :width]
+
+    def _restyle(self, content_image: Tensor, style: Tensor) -> Tensor:
+        features = (content_image * 2 - 1).contiguous(memory_format=torch.channels_last)
+        for conv in self.encoder:
+            features = self._elu(conv(features))
+        condition = torch.einsum("bshw,sc->bchw", condition_at(style, features.shape[-2:]), self.style_rows)
+        features = self._residual_blocks(self._elu(self.fuse(features) + condition))
+        *before, last = self.decoder
+        for conv in before:
+            features = self._clear_border(self._rearrange(self._elu(conv(features))))
+        features = self._clear_phases(self._elu(last(features)))
+        picture = self._rearrange(torch.tanh(self.to_rgb(features)))
+        return (picture[..., 1:-1, 1:-1] + 1) / 2
+
+    def _residual_blocks(self, features: Tensor) -> Tensor:
+        for first, second in self._pairs():
+            features = features + second(self._elu(first(features)))
+        return features
+
+    def _pairs(self) -> Iterator[tuple[nn.Conv2d, nn.Conv2d]]:
+        for pair in self.residuals:
+            assert isinstance(pair, nn.ModuleList)
+            first, second = pair
+            assert isinstance(first, nn.Conv2d)
+            assert isinstance(second, nn.Conv2d)
+            yield first, second
+
+    @contextmanager
+    def moments_of(self, content_image: Tensor, style: Tensor) -> Iterator[None]:
+        """Do nothing: folded moments are those of no image."""
+        yield
+
+    @staticmethod
+    def _phase_order(channels: int) -> Tensor:
+        """Where channel × phase ``(c, p)``, in the original's order, is found in ours: as (phase, channel)."""
+        return torch.arange(channels * _PHASES**2).view(channels, -1).T.flatten()
+
+    def _doubling(self, block: nn.Module, padded: bool) -> nn.Conv2d:
+        assert isinstance(block, UpBlock)
+        old, order = block.conv, self._phase_order(block.conv.out_channels // _PHASES**2)
+        assert old.bias is not None
+        return _conv(old.weight[order], old.bias[order], padding=int(padded))
+
+    @staticmethod
+    def _elu(features: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return features.clamp_min(0) + features.clamp_max(0).exp() - 1
+        return F.elu_(features)
+
+    @staticmethod
+    def _rearrange(features: Tensor) -> Tensor:
+        """Lay out the phases ``(B, 4C, h, w)`` as ``(B, C, 2h, 2w)``."""
+        batch, _, height, width = features.shape
+        cells = features.permute(0, 2, 3, 1).reshape(batch, height, width, _PHASES, -1)
+        rows = cells.transpose(2, 3).reshape(batch, _PHASES * height, _PHASES * width, -1)
+        return rows.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _clear_border(features: Tensor) -> Tensor:
+        for edge in (features[:, :, 0], features[:, :, -1], features[..., 0], features[..., -1]):
+            edge.zero_()
+        return features
+
+    @staticmethod
+    def _clear_phases(features: Tensor) -> Tensor:
+        """What :meth:`_clear_border` does, before the rearrangement."""
+        phases = features.unflatten(1, (_PHASES, _PHASES, -1))
+        for edge in (
+            phases[:, 0, ..., 0, :],
+            phases[:, 1, ..., -1, :],
+            phases[:, :, 0, ..., 0],
+            phases[:, :, 1, ..., -1],
+        ):
+            edge.zero_()
+        return features
+
+
+class ExportableNetwork(DeployedNetwork):
+    """The same function in operations that runtimes run fast: one photo whose sides are multiples of ``multiple``.
+
+    The residual blocks are Winograd's F(4×4, 3×3), for OpenVINO and ONNX Runtime convolve directly on CPUs without
+    AVX-512. All of them stay in tiles: ``(4, 4, rows, columns, C)``, place in the tile first, so that a tile's
+    neighbourhood and both transforms are additions of whole vectors.
+    """
+
+    def __init__(self, network: ConditionalNetwork) -> None:
+        super().__init__(network)
+        self.multiple = _TILE * network.bottleneck_stride
+        for i, (first, second) in enumerate(self._pairs()):
+            for name, conv in ((f"first_{i}", first), (f"second_{i}", second)):
+                self.register_buffer(name, transform_weights(conv.weight.detach()))
+                assert conv.bias is not None
+                self.register_buffer(f"{name}_bias", conv.bias.detach())
+
+    def forward(self, content_image: Tensor, style: Tensor) -> Tensor:
+        """Restyle one photo ``(1, 3, H, W)`` in [0, 1] by weights ``(1, S)``; same shape and range."""
+        return self._restyle(content_image, style)
+
+    def _residual_blocks(self, features: Tensor) -> Tensor:
+        _, channels, height, width = features.shape
+        rows = features.permute(0, 2, 3, 1).reshape(height // _TILE, _TILE, width // _TILE, _TILE, channels)
+        tiles = rows.permute(1, 3, 0, 2, 4)
+        for i in range(len(self.residuals)):
+            tiles = tiles + self._winograd(f"second_{i}", F.elu(self._winograd(f"first_{i}", tiles)))
+        rows = tiles.permute(2, 0, 3, 1, 4).reshape(1, height, width, channels)
+        return rows.permute(0, 3, 1, 2)
+
+    def _winograd(self, name: str, tiles: Tensor) -> Tensor:
+        rows, columns, channels = tiles.shape[2:]
+        spread = _transform(_with_neighbours(tiles), _INPUT_TRANSFORM).reshape(36, rows * columns, channels)
+        products = torch.bmm(spread, getattr(self, name)).view(6, 6, rows, columns, channels)
+        return _transform(products, _OUTPUT_TRANSFORM) + getattr(self, f"{name}_bias")
+
+    @staticmethod
+    def _phase_order(channels: int) -> Tensor:
+        return torch.arange(channels * _PHASES**2)
+
+    @staticmethod
+    def _elu(features: Tensor) -> Tensor:
+        return F.elu(features)
+
+    @staticmethod
+    def _rearrange(features: Tensor) -> Tensor:
+        return F.pixel_shuffle(features, _PHASES)
+
+    @staticmethod
+    def _clear_border(features: Tensor) -> Tensor:
+        return features * _inside(features.shape[-2], features.shape[-1])
+
+    @staticmethod
+    def _clear_phases(features: Tensor) -> Tensor:
+        _, channels, height, width = features.shape
+        inside = F.pixel_unshuffle(_inside(_PHASES * height, _PHASES * width), _PHASES)
+        return features * inside.repeat(1, channels // _PHASES**2, 1, 1)
+
+
+_INPUT_TRANSFORM = (
+    (4, 0, -5, 0, 1, 0),
+    (0, -4, -4, 1, 1, 0),
+    (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 2, -1, -2, 1, 0),
+    (0, 4, 0, -5, 0, 1),
+)
+_OUTPUT_TRANSFORM = (
+    (1, 1, 1, 1, 1, 0),
+    (0, 1, -1, 2, -2, 0),
+    (0, 1, 1, 4, 4, 0),
+    (0, 1, -1, 8, -8, 1),
+)
+
+
+def _transform(tiles: Tensor, matrix: tuple[tuple[int, ...], ...]) -> Tensor:
+    """Apply ``matrix`` to the first two dimensions, as sums of what lies in the others."""
+    down = [_combine(tiles.unbind(0), row) for row in matrix]
+    return torch.stack([torch.stack([_combine(part.unbind(0), row) for row in matrix]) for part in down])
+
+
+def _combine(parts: tuple[Tensor, ...], factors: tuple[int, ...]) -> Tensor:
+    terms = [part if factor == 1 else part * factor for part, factor in zip(parts, factors) if factor]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _with_neighbours(tiles: Tensor) -> Tensor:
+    """Extend tiles ``(4, 4, …)`` by the adjacent pixels of the tiles around, zero outside: ``(6, 6, …)``."""
+    above = F.pad(tiles[3:, :, :-1], (0, 0, 0, 0, 1, 0))
+    below = F.pad(tiles[:1, :, 1:], (0, 0, 0, 0, 0, 1))
+    tiles = torch.cat([above, tiles, below])
+    left = F.pad(tiles[:, 3:, :, :-1], (0, 0, 1, 0))
+    right = F.pad(tiles[:, :1, :, 1:], (0, 0, 0, 1))
+    return torch.cat([left, tiles, right], dim=1)
+
+
+def _inside(height: int, width: int) -> Tensor:
+    """Return ones ``(1, 1, height, width)`` with a border of zeros."""
+    return F.pad(torch.ones(1, 1, height - 2, width - 2), (1, 1, 1, 1))
+
+
+def _conv(weight: Tensor, bias: Tensor, padding: int) -> nn.Conv2d:
+    outputs, inputs, *size = weight.shape
+    conv = nn.Conv2d(inputs, outputs, (size[0], size[1]), padding=padding)
+    conv.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
+    return conv
+
+
+def _over_cells(conv: nn.Conv2d, input_order: Tensor, output_order: Tensor) -> nn.Conv2d:
+    """Rewrite a convolution over pixels as one over cells of 2×2 pixels, whose phases are channels.
+
+    Output phase q of cell i is pixel 2i + q; its tap t reads pixel 2i + q + t − k//2, that is phase p of cell i + d
+    where 2d + p = q + t − k//2. The orders say where in (channel, phase) each channel of the result is.
+    """
+    size = conv.kernel_size[0]
+    reach = (size // 2 + 1) // 2
+    outputs, inputs = conv.out_channels, conv.in_channels
+    weight = torch.zeros(outputs, _PHASES, _PHASES, inputs, _PHASES, _PHASES, 2 * reach + 1, 2 * reach + 1)
+    places = [(q, t, *divmod(q + t - size // 2, _PHASES)) for q in range(_PHASES) for t in range(size)]
+    for qy, ty, dy, py in places:
+        for qx, tx, dx, px in places:
+            weight[:, qy, qx, :, py, px, dy + reach, dx + reach] = conv.weight.detach()[:, :, ty, tx]
+    assert conv.bias is not None
+    over_cells = weight.reshape(_PHASES**2 * outputs, _PHASES**2 * inputs, *weight.shape[-2:])
+    bias = conv.bias.repeat_interleave(_PHASES**2)
+    return _conv(over_cells[output_order][:, input_order], bias[output_order], padding=reach)
+
+
+def export_style_network(network: ConditionalNetwork, path: Path, side: int = 256) -> Exported:
+    """Write ``network`` as an ONNX model of one photo, and compare it with PyTorch at ``side`` pixels.
+
+    The model takes ``content_image`` ``(1, 3, H, W)`` in [0, 1], H and W multiples of 32 (``deepstylecam``) or 16
+    (``johnson``), and ``style_weights`` ``(1, S)``; it gives ``stylized``, of the photo's shape and range.
+
+    Args:
+        network: a trained network with batch normalisation.
+        path: the file to write.
+        side: side of the photo that the difference is measured on, such a multiple.
+
+    Raises:
+        UserError: when an optional package is missing or the file cannot be written.
+        ValueError: for instance normalisation.
+    """
+    exportable = ExportableNetwork(network)
+    generator = torch.Generator().manual_seed(0)
+    photo = torch.rand(1, 3, side, side, generator=generator)
+    weights = torch.rand(1, network.num_styles, generator=generator)
+    rows, columns = (exportable.multiple * torch.export.Dim(name, min=2, max=512) for name in ("rows", "columns"))
+    return export_onnx(
+        exportable,
+        {"content_image": photo, "style_weights": weights / weights.sum()},
+        ["stylized"],
+        path,
+        dynamic=[{2: rows, 3: columns}, None],
+        reference=copy.deepcopy(network).eval(),
+    )
