@@ -74,7 +74,7 @@ class ImagesData(ContentStyleData):
         side = KEPT_SCALE * self.image_size
         budget = self.cache_mb * 2**20
         photos, skipped = [], []
-        for path, pixels in _decoded(folder, side, self.image_size / _MOST_ENLARGED):
+        for path, pixels in decoded_files(folder, side, self.image_size / _MOST_ENLARGED):
             name = path.relative_to(folder).as_posix()
             if isinstance(pixels, str):
                 skipped.append(f"{name} ({pixels})")
@@ -83,7 +83,7 @@ class ImagesData(ContentStyleData):
                 photos.append(ContentPhoto(name, pixels))
             else:
                 photos.append(ContentPhoto(name, path=path, max_short_side=side))
-        _report(folder, skipped)
+        report_skipped(folder, skipped)
         _require("content_dir", folder, len(photos), FEWEST_PHOTOS, "photos", len(skipped))
         return photos
 
@@ -92,7 +92,7 @@ class ImagesData(ContentStyleData):
         styles: dict[str, Tensor] = {}
         files: dict[str, str] = {}
         skipped = []
-        for path, pixels in _decoded(folder, 2 * self.style_size, self.style_size / _MOST_ENLARGED):
+        for path, pixels in decoded_files(folder, 2 * self.style_size, self.style_size / _MOST_ENLARGED):
             name = path.relative_to(folder).as_posix()
             if isinstance(pixels, str):
                 skipped.append(f"{name} ({pixels})")
@@ -103,7 +103,7 @@ class ImagesData(ContentStyleData):
                 )
             files[path.stem] = name
             styles[path.stem] = load_rgb(path, max_short_side=2 * self.style_size).float().div_(255)
-        _report(folder, skipped)
+        report_skipped(folder, skipped)
         _require("style_dir", folder, len(styles), FEWEST_STYLES, "styles", len(skipped))
         return dict(sorted(styles.items()))
 
@@ -118,8 +118,12 @@ def _folder(setting: str, value: str | None) -> Path:
     return folder
 
 
-def _decoded(folder: Path, side: int, smallest: float) -> Iterator[tuple[Path, np.ndarray | str]]:
-    """Yield the folder's files, sorted, each with its pixels or with the reason for which it is skipped."""
+def decoded_files(folder: Path, side: int, smallest: float) -> Iterator[tuple[Path, np.ndarray | str]]:
+    """Yield the files of a folder and its subfolders, sorted, each with its pixels or with why it is skipped.
+
+    Pixels are (H, W, 3) uint8, shorter side at most ``side``; a picture is skipped below ``smallest`` pixels. Hidden
+    files are left out.
+    """
     files = sorted(
         path
         for path in folder.rglob("*")
@@ -137,7 +141,8 @@ def _decoded(folder: Path, side: int, smallest: float) -> Iterator[tuple[Path, n
         yield from zip(files, pool.map(attempt, files))
 
 
-def _report(folder: Path, skipped: list[str]) -> None:
+def report_skipped(folder: Path, skipped: list[str]) -> None:
+    """Warn of the files that were skipped, if any were."""
     if skipped:
         log.warning("%s: skipped %d files: %s", folder, len(skipped), ", ".join(skipped))
 
