@@ -21,11 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tezawari.export.onnx import Exported, export_onnx
-from tezawari.features.winograd import transform_weights
 from tezawari.style.network import ConditionalNetwork, ConvBlock, ResidualBlock, UpBlock, condition_at, map_cells
 
 _PHASES = 2
-_TILE = 4
 
 
 class DeployedNetwork(nn.Module):
@@ -87,17 +85,11 @@ class DeployedNetwork(nn.Module):
         return (picture[..., 1:-1, 1:-1] + 1) / 2
 
     def _residual_blocks(self, features: Tensor) -> Tensor:
-        for first, second in self._pairs():
-            features = features + second(self._elu(first(features)))
-        return features
-
-    def _pairs(self) -> Iterator[tuple[nn.Conv2d, nn.Conv2d]]:
         for pair in self.residuals:
             assert isinstance(pair, nn.ModuleList)
             first, second = pair
-            assert isinstance(first, nn.Conv2d)
-            assert isinstance(second, nn.Conv2d)
-            yield first, second
+            features = features + second(self._elu(first(features)))
+        return features
 
     @contextmanager
     def moments_of(self, content_image: Tensor, style: Tensor) -> Iterator[None]:
@@ -150,40 +142,11 @@ class DeployedNetwork(nn.Module):
 
 
 class ExportableNetwork(DeployedNetwork):
-    """The same function in operations that runtimes run fast: one photo whose sides are multiples of ``multiple``.
-
-    The residual blocks are Winograd's F(4×4, 3×3), for OpenVINO and ONNX Runtime convolve directly on CPUs without
-    AVX-512. All of them stay in tiles: ``(4, 4, rows, columns, C)``, place in the tile first, so that a tile's
-    neighbourhood and both transforms are additions of whole vectors.
-    """
-
-    def __init__(self, network: ConditionalNetwork) -> None:
-        super().__init__(network)
-        self.multiple = _TILE * network.bottleneck_stride
-        for i, (first, second) in enumerate(self._pairs()):
-            for name, conv in ((f"first_{i}", first), (f"second_{i}", second)):
-                self.register_buffer(name, transform_weights(conv.weight.detach()))
-                assert conv.bias is not None
-                self.register_buffer(f"{name}_bias", conv.bias.detach())
+    """The same function in operations that runtimes run fast: one photo, sides multiples of ``bottleneck_stride``."""
 
     def forward(self, content_image: Tensor, style: Tensor) -> Tensor:
         """Restyle one photo ``(1, 3, H, W)`` in [0, 1] by weights ``(1, S)``; same shape and range."""
         return self._restyle(content_image, style)
-
-    def _residual_blocks(self, features: Tensor) -> Tensor:
-        _, channels, height, width = features.shape
-        rows = features.permute(0, 2, 3, 1).reshape(height // _TILE, _TILE, width // _TILE, _TILE, channels)
-        tiles = rows.permute(1, 3, 0, 2, 4)
-        for i in range(len(self.residuals)):
-            tiles = tiles + self._winograd(f"second_{i}", F.elu(self._winograd(f"first_{i}", tiles)))
-        rows = tiles.permute(2, 0, 3, 1, 4).reshape(1, height, width, channels)
-        return rows.permute(0, 3, 1, 2)
-
-    def _winograd(self, name: str, tiles: Tensor) -> Tensor:
-        rows, columns, channels = tiles.shape[2:]
-        spread = _transform(_with_neighbours(tiles), _INPUT_TRANSFORM).reshape(36, rows * columns, channels)
-        products = torch.bmm(spread, getattr(self, name)).view(6, 6, rows, columns, channels)
-        return _transform(products, _OUTPUT_TRANSFORM) + getattr(self, f"{name}_bias")
 
     @staticmethod
     def _phase_order(channels: int) -> Tensor:
@@ -206,46 +169,6 @@ class ExportableNetwork(DeployedNetwork):
         _, channels, height, width = features.shape
         inside = F.pixel_unshuffle(_inside(_PHASES * height, _PHASES * width), _PHASES)
         return features * inside.repeat(1, channels // _PHASES**2, 1, 1)
-
-
-_INPUT_TRANSFORM = (
-    (4, 0, -5, 0, 1, 0),
-    (0, -4, -4, 1, 1, 0),
-    (0, 4, -4, -1, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 2, -1, -2, 1, 0),
-    (0, 4, 0, -5, 0, 1),
-)
-_OUTPUT_TRANSFORM = (
-    (1, 1, 1, 1, 1, 0),
-    (0, 1, -1, 2, -2, 0),
-    (0, 1, 1, 4, 4, 0),
-    (0, 1, -1, 8, -8, 1),
-)
-
-
-def _transform(tiles: Tensor, matrix: tuple[tuple[int, ...], ...]) -> Tensor:
-    """Apply ``matrix`` to the first two dimensions, as sums of what lies in the others."""
-    down = [_combine(tiles.unbind(0), row) for row in matrix]
-    return torch.stack([torch.stack([_combine(part.unbind(0), row) for row in matrix]) for part in down])
-
-
-def _combine(parts: tuple[Tensor, ...], factors: tuple[int, ...]) -> Tensor:
-    terms = [part if factor == 1 else part * factor for part, factor in zip(parts, factors) if factor]
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
-
-
-def _with_neighbours(tiles: Tensor) -> Tensor:
-    """Extend tiles ``(4, 4, …)`` by the adjacent pixels of the tiles around, zero outside: ``(6, 6, …)``."""
-    above = F.pad(tiles[3:, :, :-1], (0, 0, 0, 0, 1, 0))
-    below = F.pad(tiles[:1, :, 1:], (0, 0, 0, 0, 0, 1))
-    tiles = torch.cat([above, tiles, below])
-    left = F.pad(tiles[:, 3:, :, :-1], (0, 0, 1, 0))
-    right = F.pad(tiles[:, :1, :, 1:], (0, 0, 0, 1))
-    return torch.cat([left, tiles, right], dim=1)
 
 
 def _inside(height: int, width: int) -> Tensor:
@@ -283,7 +206,7 @@ def _over_cells(conv: nn.Conv2d, input_order: Tensor, output_order: Tensor) -> n
 def export_style_network(network: ConditionalNetwork, path: Path, side: int = 256) -> Exported:
     """Write ``network`` as an ONNX model of one photo, and compare it with PyTorch at ``side`` pixels.
 
-    The model takes ``content_image`` ``(1, 3, H, W)`` in [0, 1], H and W multiples of 32 (``deepstylecam``) or 16
+    The model takes ``content_image`` ``(1, 3, H, W)`` in [0, 1], H and W multiples of 8 (``deepstylecam``) or 4
     (``johnson``), and ``style_weights`` ``(1, S)``; it gives ``stylized``, of the photo's shape and range.
 
     Args:
@@ -299,7 +222,9 @@ def export_style_network(network: ConditionalNetwork, path: Path, side: int = 25
     generator = torch.Generator().manual_seed(0)
     photo = torch.rand(1, 3, side, side, generator=generator)
     weights = torch.rand(1, network.num_styles, generator=generator)
-    rows, columns = (exportable.multiple * torch.export.Dim(name, min=2, max=512) for name in ("rows", "columns"))
+    rows, columns = (
+        exportable.bottleneck_stride * torch.export.Dim(name, min=2, max=1024) for name in ("rows", "columns")
+    )
     return export_onnx(
         exportable,
         {"content_image": photo, "style_weights": weights / weights.sum()},

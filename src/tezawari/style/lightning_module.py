@@ -33,6 +33,8 @@ class MultiStyle(pl.LightningModule):
         reconstruction_steps: first steps, in which the network only learns to give the photo back, whatever style is
             asked. They need no loss network, so they cost next to nothing, and spare it the steps in which a fresh
             decoder draws checkerboards. [ours]
+        style_ramp: share of all steps over which the style weight rises from 0 to its value; 0 is all of it at once. A
+            deep loss network pulls so hard towards style that a young network gives the photo up.
         learning_rate: peak of Adam's learning rate; it falls to zero along a cosine.
         frozen_moments: share of the steps, at the end, that train under the running moments that are used after
             training (batch norm only); the network then is trained as it is used.
@@ -56,6 +58,7 @@ class MultiStyle(pl.LightningModule):
         tv_weight: float = 1.0,
         per_style_weights: dict[str, float] | None = None,
         reconstruction_steps: int = 250,
+        style_ramp: float = 0.0,
         learning_rate: float = 3e-3,
         frozen_moments: float = 0.25,
         backbone_name: str = "efficientnet_lite0",
@@ -126,11 +129,16 @@ class MultiStyle(pl.LightningModule):
         assert self.loss is not None
         return self.loss(self(batch["image"], batch["style"]), batch["image"], batch["style"])
 
-    def _total(self, losses: PerceptualLosses, style: Tensor) -> Tensor:
+    def _total(self, losses: PerceptualLosses, style: Tensor, style_share: float = 1.0) -> Tensor:
         hparams = self.hparams
-        styled = losses.style * self.style_factors[style]
+        styled = losses.style * self.style_factors[style] * style_share
         total = hparams["content_weight"] * losses.content + hparams["style_weight"] * styled
         return (total + hparams["tv_weight"] * losses.total_variation).mean()
+
+    def _style_share(self) -> float:
+        """Return the share of the style weight that counts at this step."""
+        rise = self.hparams["style_ramp"] * self.trainer.estimated_stepping_batches
+        return min(1.0, self.global_step / rise) if rise else 1.0
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Train the last steps under the moments that the network is used with afterwards."""
@@ -147,7 +155,7 @@ class MultiStyle(pl.LightningModule):
             self.log("train/reconstruction_loss", error, prog_bar=True)
             return error
         losses = self._losses(batch)
-        total = self._total(losses, batch["style"])
+        total = self._total(losses, batch["style"], self._style_share())
         self.log("train/loss", total, prog_bar=True)
         self._log_parts("train", losses)
         self._update_style_average(losses.style.detach(), batch["style"])
