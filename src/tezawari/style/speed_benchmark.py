@@ -1,0 +1,311 @@
+"""``python evaluate.py benchmark=style_speed``: speed and memory beside a textbook network, all in one run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
+
+from tezawari.core.errors import UserError
+from tezawari.core.memory import keep_freed_memory
+from tezawari.core.runs import describe_machine
+from tezawari.data.photo import write_photo
+from tezawari.data.sample import SampleData
+from tezawari.style.equal_steps_benchmark import train_equally
+from tezawari.style.inference import export_style_network
+from tezawari.style.package import load_network, save_network
+from tezawari.style.peak_memory import Job, PhotoJob, StylizeJob, TrainingJob, measure
+from tezawari.style.speed_candidates import (
+    EAGER,
+    STYLIZING,
+    TRAINING,
+    Setup,
+    StylizeCandidate,
+    TrainingCandidate,
+    random_network,
+    stylize_on_meta,
+    stylize_step,
+    training_step,
+)
+from tezawari.style.speed_report import EqualStepsRow, Machine, MemoryRow, Report, StylizeRow, TrainingRow, write_report
+from tezawari.style.timing import computes_bf16, count_gflop, matmul_peak, time_in_turns
+
+Part = Literal["training", "stylise", "memory", "photo"]
+FOLDER = "style_speed"
+# A quick candidate runs several times in its turn.
+_TURN_SECONDS = 0.25
+# The exported network knows 2 to 512 tiles of 32 pixels; beyond 4096 eager candidates take tens of gigabytes.
+_SIDE_STEP, _SMALLEST, _LARGEST = 32, 64, 4096
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is left out: candidates that compile, or that compute in bfloat16, and why the latter (None: not)."""
+
+    compile: bool
+    no_bf16: str | None
+
+    def reason(self, candidate: TrainingCandidate | StylizeCandidate) -> str | None:
+        """Return why ``candidate`` cannot run, None where it can."""
+        packages = candidate.packages if isinstance(candidate, StylizeCandidate) else ()
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            return f"not installed: {', '.join(missing)}"
+        return self.no_bf16 if candidate.bf16 else None
+
+    def offered(self, candidate: TrainingCandidate | StylizeCandidate) -> bool:
+        """Whether ``candidate`` has a row at all: what was not asked for has none."""
+        return self.compile or not candidate.compiled
+
+
+def benchmark_speed(
+    output_dir: str,
+    parts: list[Part],
+    sizes: list[int],
+    repeats: PositiveInt,
+    train_size: int,
+    batch_size: PositiveInt,
+    train_steps: PositiveInt,
+    weights: str,
+    checkpoint: str | None,
+    compile: bool,
+    bf16: bool | None,
+    photo_size: list[int],
+    equal_steps: NonNegativeInt,
+) -> dict[str, Path]:
+    """Measure training, restyling and memory beside Johnson's network under the same loss; return the files by name.
+
+    All candidates of a table take turns in one process, so that its ratios hold on a machine that is busy with other
+    things. The textbook's candidates compute in float32, eagerly, and gain from the memory that our commands keep: how
+    fast they are in a process of their own, without that, is in the table of memory.
+
+    Args:
+        output_dir: the files go to its folder ``style_speed``.
+        parts: what to measure, of ``training``, ``stylise``, ``memory`` (of all that the first two run) and ``photo``
+            (the peak memory of one large photo, from file to file).
+        sizes: sides in pixels of the square photos to restyle.
+        repeats: turns of each candidate in restyling.
+        train_size: side in pixels of the square training crops.
+        batch_size: crops a step.
+        train_steps: timed steps of each candidate in training.
+        weights: VGG16's weights, a file or ``random``.
+        checkpoint: a trained network with batch normalisation to restyle with; None: an untrained one.
+        compile: also measure ``torch.compile``.
+        bf16: also measure bfloat16; None: where the processor has instructions for it.
+        photo_size: width and height in pixels of the large photo.
+        equal_steps: also train Johnson's sizes and ours for so many steps each, and compare their losses; 0: do not.
+
+    Raises:
+        UserError: a size that cannot be measured, nothing to measure, a file that will not do.
+    """
+    _check(parts, sizes, train_size, photo_size, equal_steps)
+    folder = Path(output_dir) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    limits = Limits(compile, _why_no_bf16(bf16))
+    for reason in sorted({r for c in (*TRAINING, *STYLIZING) if limits.offered(c) and (r := limits.reason(c))}):
+        _progress(reason + ("; pip install 'tezawari[export]' brings it" if "not installed" in reason else ""))
+    keep_freed_memory()
+    load = _load_average()
+    threads = torch.get_num_threads()
+    peaks = {dtype: matmul_peak(dtype) for dtype in _dtypes(limits)}
+    training: list[TrainingRow] = []
+    stylizing: list[StylizeRow] = []
+    memory: list[MemoryRow] = []
+    with tempfile.TemporaryDirectory(prefix="tezawari-") as scratch:
+        setup = _prepare(Path(scratch), checkpoint, limits, threads, export="stylise" in parts)
+        if "training" in parts:
+            training = measure_training(limits, train_size, batch_size, train_steps, weights)
+        if "stylise" in parts:
+            stylizing = [row for size in sizes for row in measure_stylizing(limits, setup, size, repeats)]
+        jobs: list[Job] = []
+        if "memory" in parts:
+            jobs += [TrainingJob(row.name, train_size, batch_size, weights) for row in training if not row.note]
+            onnx = str(setup.onnx or "")
+            jobs += [StylizeJob(row.name, row.size, str(setup.network), onnx) for row in stylizing if not row.note]
+        if "photo" in parts:
+            jobs.append(_photo_job(Path(scratch), setup, photo_size[0], photo_size[1]))
+        memory = list(_measure_memory(jobs, threads))
+    equally: list[EqualStepsRow] = []
+    if equal_steps:
+        if weights == "random":
+            _progress("losses by random weights of VGG16 mean nothing: name a file with benchmark.weights=FILE")
+        _progress(f"training {equal_steps} steps twice")
+        equally = list(train_equally(equal_steps, train_size, batch_size, weights, limits.no_bf16 is None))
+    # Once more, for the machine may have been busy before.
+    peaks = {dtype: max(peak, matmul_peak(dtype)) for dtype, peak in peaks.items()}
+    report = Report(_machine(threads, peaks, load), training, stylizing, memory, equally)
+    files, summary = write_report(folder, report)
+    sys.stdout.write(summary + "\n")
+    return files
+
+
+def measure_training(limits: Limits, size: int, batch_size: int, steps: int, weights: str) -> list[TrainingRow]:
+    """Time a training step of each candidate, the candidates taking turns step by step."""
+    offered = [c for c in TRAINING if limits.offered(c)]
+    able = [c for c in offered if limits.reason(c) is None]
+    runs = {}
+    for candidate in able:
+        _progress(f"training, {size} px, batch {batch_size}: {candidate.name}")
+        runs[candidate.name] = training_step(candidate, size, batch_size, weights)
+        runs[candidate.name]()
+    _progress(f"training: {steps} timed steps of each")
+    timings = time_in_turns(runs, steps)
+    # How it is computed does not change what is counted.
+    gflop = {c.upsampling: count_gflop(training_step(c, size, batch_size, "random", "meta")) for c in TRAINING[:3]}
+    return [
+        TrainingRow(
+            candidate.name,
+            "bf16" if candidate.bf16 else "fp32",
+            size,
+            batch_size,
+            timings.get(candidate.name),
+            gflop[candidate.upsampling],
+            limits.reason(candidate) or "",
+        )
+        for candidate in offered
+    ]
+
+
+def measure_stylizing(limits: Limits, setup: Setup, size: int, turns: int) -> list[StylizeRow]:
+    """Time each candidate on one photo of ``size`` pixels, the candidates taking turns."""
+    photo = _sample_photo(size)
+    offered = [c for c in STYLIZING if limits.offered(c)]
+    # Compiled code of the sizes before would count against the compiler's limit of versions.
+    torch.compiler.reset()
+    runs, pictures = {}, {}
+    for candidate in offered:
+        if limits.reason(candidate) is None:
+            _progress(f"restyling, {size} px: {candidate.name}")
+            runs[candidate.name] = stylize_step(candidate, setup, photo)
+            pictures[candidate.name] = runs[candidate.name]()
+    _progress(f"restyling, {size} px: {turns} turns of each")
+    timings = time_in_turns(runs, turns, _TURN_SECONDS)
+    return [
+        StylizeRow(
+            candidate.name,
+            "bf16" if candidate.bf16 else "fp32",
+            size,
+            timings.get(candidate.name),
+            count_gflop(stylize_on_meta(candidate, setup, size)),
+            None
+            if candidate.upsampling or candidate.name not in pictures
+            else float((pictures[candidate.name] - pictures[EAGER]).abs().mean()) * 255,
+            limits.reason(candidate) or "",
+        )
+        for candidate in offered
+    ]
+
+
+def _measure_memory(jobs: Sequence[Job], threads: int) -> Iterator[MemoryRow]:
+    for number, job in enumerate(jobs, start=1):
+        _progress(f"memory, {number} of {len(jobs)}: {job.part}, {job.what}")
+        try:
+            found = measure(job, threads)
+        except UserError as error:  # what was measured before is not to be lost
+            _progress(str(error))
+            yield MemoryRow(job.part, job.name, job.what, None, None, None, note=str(error))
+        else:
+            yield MemoryRow(job.part, job.name, job.what, found.loaded, found.peak, found.seconds)
+
+
+def _prepare(scratch: Path, checkpoint: str | None, limits: Limits, threads: int, export: bool) -> Setup:
+    """Write the network's files that every process reads; the ONNX file, which takes long, where it is needed."""
+    if checkpoint is None:
+        network = random_network()
+    else:
+        network = load_network(Path(checkpoint)).network
+        if network.norm != "batch":
+            raise UserError(f"benchmark.checkpoint={checkpoint}: only a network with model.norm=batch can be deployed")
+    names = [f"style{index}" for index in range(network.num_styles)]
+    file = save_network(scratch / "network.safetensors", network, names, {})
+    if not export or all(limits.reason(c) for c in STYLIZING if c.packages):
+        return Setup(file, None, threads)
+    _progress("exporting the network to ONNX")
+    return Setup(file, export_style_network(network, scratch / "network.onnx").path, threads)
+
+
+def _photo_job(scratch: Path, setup: Setup, width: int, height: int) -> PhotoJob:
+    _progress(f"painting a photo of {width}×{height} pixels")
+    photo = F.interpolate(_sample_photo(512), (height, width), mode="bilinear")[0]
+    path = write_photo(scratch / "photo.jpg", photo)
+    return PhotoJob(str(setup.network), str(path), str(scratch / "restyled.jpg"), width, height)
+
+
+def _sample_photo(size: int) -> Tensor:
+    """Return the middle of a sample photograph as ``(1, 3, size, size)`` in [0, 1]."""
+    data = SampleData(styles=["wood"], scenes=0, image_size=256)
+    photo = data.validation_photos()[1]
+    edge = min(photo.shape[1:])
+    top, left = (photo.shape[1] - edge) // 2, (photo.shape[2] - edge) // 2
+    square = photo[None, :, top : top + edge, left : left + edge]
+    return F.interpolate(square, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _machine(threads: int, peaks: dict[torch.dtype, float], before: str) -> Machine:
+    found = describe_machine()
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+    return Machine(
+        processor=str(found["processor"]),
+        cores=int(found["cores"]),
+        threads=threads,
+        versions=f"Python {platform.python_version()}, PyTorch {torch.__version__}",
+        date=time.strftime("%Y-%m-%d"),
+        load=f"Load average {before} before and {_load_average()} after, about {threads} of it this benchmark's own.",
+        peaks={names[dtype]: peak for dtype, peak in peaks.items()},
+    )
+
+
+def _load_average() -> str:
+    try:
+        return f"{os.getloadavg()[0]:.1f}"
+    except (AttributeError, OSError):
+        return "unknown"
+
+
+def _dtypes(limits: Limits) -> list[torch.dtype]:
+    return [torch.float32] if limits.no_bf16 else [torch.float32, torch.bfloat16]
+
+
+def _why_no_bf16(asked: bool | None) -> str | None:
+    if asked is None and not computes_bf16():
+        return "left out: no bfloat16 instructions here (benchmark.bf16=true measures it all the same)"
+    return "left out: benchmark.bf16=false" if asked is False else None
+
+
+def _check(
+    parts: Sequence[str], sizes: Sequence[int], train_size: int, photo_size: Sequence[int], equal_steps: int
+) -> None:
+    if not parts and not equal_steps:
+        raise UserError(
+            "benchmark.parts is empty: name training, stylise, memory or photo, or ask for benchmark.equal_steps=N"
+        )
+    if set(parts) == {"memory"}:
+        raise UserError("benchmark.parts=[memory]: memory is that of other parts, add training or stylise")
+    if "stylise" in parts and not sizes:
+        raise UserError("benchmark.sizes is empty: name sides in pixels, for example [256,512]")
+    for size in sizes:
+        if size % _SIDE_STEP or not _SMALLEST <= size <= _LARGEST:
+            raise UserError(
+                f"benchmark.sizes has {size}: a side is a multiple of {_SIDE_STEP} from {_SMALLEST} to {_LARGEST}"
+            )
+    if train_size % 8 or not 32 <= train_size <= 1024:
+        raise UserError(f"benchmark.train_size={train_size}: must be a multiple of 8 from 32 to 1024")
+    if len(photo_size) != 2 or min(photo_size) < 16:
+        raise UserError(f"benchmark.photo_size={photo_size}: must be a width and a height of at least 16 pixels")
+
+
+def _progress(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
