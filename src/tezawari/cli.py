@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from tezawari.core.errors import UserError, did_you_mean, run_guarded
-from tezawari.core.memory import keep_freed_memory
+from tezawari.core.machine import keep_freed_memory
 
 # Each command: the module that offers add_arguments(parser) and run(args) -> exit code, and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {

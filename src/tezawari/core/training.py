@@ -29,7 +29,7 @@ from tezawari.core.checkpoints import AtomicCheckpointIO, list_checkpoints
 from tezawari.core.config import build, plain
 from tezawari.core.errors import UserError
 from tezawari.core.loggers import MetricsCsv, MetricsMirror, build_mirrors
-from tezawari.core.memory import keep_freed_memory
+from tezawari.core.machine import computes_bf16, keep_freed_memory
 from tezawari.core.resume import (
     Start,
     StopRequest,
@@ -83,7 +83,7 @@ def require_device(cfg: DictConfig) -> None:
     if cfg.trainer.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise UserError("trainer=gpu: PyTorch sees no GPU on this machine: take trainer=cpu")
     on_cpu = cfg.trainer.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if str(cfg.trainer.precision).startswith("bf16") and on_cpu and not torch.cpu._is_avx512_bf16_supported():
+    if str(cfg.trainer.precision).startswith("bf16") and on_cpu and not computes_bf16():
         say("this processor computes bfloat16 in software, many times slower: take trainer.precision=32-true")
 
 

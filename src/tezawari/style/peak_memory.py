@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 
 from tezawari.core.errors import UserError
-from tezawari.core.memory import keep_freed_memory
+from tezawari.core.machine import keep_freed_memory
 from tezawari.data.photo import read_photo, write_photo
 from tezawari.style.stylize import Stylizer
 

@@ -7,15 +7,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-_CPU_INFO = Path("/proc/cpuinfo")
-# x86's and ARM's names, in Linux, of instructions that multiply bfloat16.
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 # Threads of another runtime go on spinning for a little while after their work.
 _PAUSE_SECONDS = 0.02
 _PEAK_SIDES = (1024, 2048)
@@ -82,15 +78,3 @@ def count_gflop(run: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / 1e9
-
-
-def computes_bf16() -> bool:
-    """Return whether the processor has instructions for bfloat16; False where the system does not say.
-
-    Without them PyTorch computes in bfloat16 all the same, ten to a hundred times slower.
-    """
-    try:
-        lines = _CPU_INFO.read_text().splitlines()
-    except OSError:
-        return False
-    return any(_BF16_FLAGS & set(line.split()) for line in lines if line.lower().startswith(("flags", "features")))

@@ -236,26 +236,6 @@ def test_candidates_take_turns() -> None:
     assert 2 < order.count("quick") <= 6
 
 
-@pytest.mark.parametrize(
-    ("text", "known"),
-    [
-        ("flags\t\t: fpu avx512f avx512_bf16 sse", True),
-        ("flags : fpu amx_bf16", True),
-        ("Features\t: fp asimd bf16 i8mm", True),
-        ("flags : fpu avx512f avx2", False),
-        ("model name : bf16 wonder\nflags : fpu", False),
-    ],
-)
-def test_bf16_is_what_the_processor_says(
-    text: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    info = tmp_path / "cpuinfo"
-    monkeypatch.setattr(timing, "_CPU_INFO", info)
-    assert timing.computes_bf16() is False
-    info.write_text(f"processor : 0\n{text}\n")
-    assert timing.computes_bf16() is known
-
-
 def test_targets_compare_like_with_like() -> None:
     from tezawari.style.speed_report import Machine, MemoryRow, Report, StylizeRow
 
