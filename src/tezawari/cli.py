@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stylize": ("tezawari.style.stylize_command", "restyle photos with a trained network"),
     "paint": ("tezawari.style.paint_command", "restyle a photo by optimising its pixels (Gatys)"),
     "runs": ("tezawari.core.runs_command", "list training runs and compare their metrics"),
+    "experiments": ("tezawari.core.experiments_command", "gather the results of all experiments on one page"),
 }
 
 _EntryPoint = Callable[[DictConfig, Sequence[str]], int]

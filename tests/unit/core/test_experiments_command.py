@@ -1,0 +1,98 @@
+"""``tezawari experiments``: from a run and a summary to results and the page."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tezawari.cli import main
+from tezawari.core.runs import METRICS_FILE, RunRecord
+
+ROOT = Path(__file__).parents[3]
+SUMMARY = {
+    "method": "network",
+    "n": 32,
+    "style_accuracy": 0.75,
+    "style_accuracy_margin": 0.1,
+    "judge": "vgg16",
+    "photos": 4,
+    "styles": 8,
+    "image_size": 256,
+    "seed": 0,
+    "commit": "abc",
+    "cores": 2,
+    "processor": "Zen",
+    "wall_seconds": 9,
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for folder in ("conf", "experiments"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for results in tmp_path.glob("experiments/*/results.csv"):
+        results.unlink()
+    with (tmp_path / "summary.csv").open("w") as file:
+        writer = csv.DictWriter(file, SUMMARY)
+        writer.writeheader()
+        writer.writerow(SUMMARY)
+    return tmp_path
+
+
+def _run(project: Path, status: str) -> Path:
+    run = project / "run"
+    run.mkdir()
+    RunRecord("multistyle", "0123abcd", 0, status=status, wall_seconds=61.4).write(run)  # type: ignore[arg-type]
+    (run / METRICS_FILE).write_text("step,epoch,metric,value\n10,0,val/style_loss,0.25\n10,0,train/loss,3.0\n")
+    return run
+
+
+def _experiments(project: Path, *words: str) -> int:
+    return main(["experiments", "--root", str(project), *words])
+
+
+def test_a_run_and_its_benchmark_become_results_and_a_page(project: Path) -> None:
+    words = ["--run", str(_run(project, "finished")), "--summary", str(project / "summary.csv")]
+    assert _experiments(project, "--record", "multistyle_sample", *words) == 0
+    with (project / "experiments/multistyle_sample/results.csv").open() as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"val/style_loss", "style_accuracy"}
+    assert rows["style_accuracy"]["interval"] == "0.1"
+    assert rows["style_accuracy"]["config_hash"] == rows["val/style_loss"]["config_hash"] == "0123abcd"
+    assert rows["val/style_loss"]["wall_seconds"] == "61"
+    page = (project / "experiments/README.md").read_text()
+    assert "| style_accuracy | network | none | 0.75 ± 0.1 |" in page
+    assert "No results yet." in page, "of the other experiment"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--record", "multistyle_sampel", "--run", "run", "--summary", "s"], "multistyle_sample"),
+        (["--record", "multistyle_sample"], "needs --run"),
+        (["--record", "multistyle_sample", "--run", "nowhere", "--summary", "s"], "not the folder of a run"),
+    ],
+)
+def test_what_is_missing_is_one_line(
+    project: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _experiments(project, *words) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert said in error
+
+
+def test_an_unfinished_run_is_no_result(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--run", str(_run(project, "stopped")), "--summary", str(project / "summary.csv")]
+    assert _experiments(project, "--record", "multistyle_sample", *words) == 2
+    assert "has not finished" in capsys.readouterr().err
+
+
+def test_a_recipe_that_no_longer_composes_fails(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = project / "experiments/multistyle_sample/run.yaml"
+    recipe.write_text(recipe.read_text() + "model:\n  style_wieght: 3\n")
+    assert _experiments(project) == 2
+    assert "style_weight" in capsys.readouterr().err
