@@ -16,6 +16,7 @@ from tezawari.style.tiling import stylize_image
 
 _GAP = 4
 _LABEL_HEIGHT = 18
+_JPEG_QUALITY = 85
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -56,7 +57,7 @@ def save_contact_sheet(
     """Draw photos down, styles across and one mix of all of them last; return the path.
 
     Args:
-        path: the PNG to write.
+        path: the PNG or JPEG to write.
         trained: the network and its style names.
         photos: ``(3, H, W)`` RGB in [0, 1]; their central squares are used.
         style_images: the style pictures, drawn as a first row where given, in the order of the names.
@@ -71,5 +72,5 @@ def save_contact_sheet(
     for photo in photos:
         content = square(photo, side)
         rows.append([content, *(stylize_image(trained.network, content, style) for style in conditions)])
-    draw_sheet(rows, ["photo", *trained.style_names, "mix of all"]).save(path, optimize=True)
+    draw_sheet(rows, ["photo", *trained.style_names, "mix of all"]).save(path, optimize=True, quality=_JPEG_QUALITY)
     return path

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from tezawari.core.errors import UserError
 from tezawari.data.photo import Photo, read_photo, write_photo
+from tezawari.style.contact_sheet import save_contact_sheet
 from tezawari.style.maps import read_style_map
 from tezawari.style.mixing import ALL, RANDOM, parse_styles
 from tezawari.style.stylize import Stylizer
+
+_SHEET_FORMATS = {".png", ".jpg", ".jpeg"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-color", action="store_true", help="keep the photo's colours")
     parser.add_argument("--seed", type=int, default=0, help=f"of --style {RANDOM}")
     parser.add_argument("--list", action="store_true", help="list the network's styles and stop")
+    parser.add_argument("--sheet", metavar="FILE", type=Path, help="draw one contact sheet, photos × styles, and stop")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, default=Path("stylized"))
 
 
@@ -57,6 +61,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.photos:
         raise UserError("no photo was named: tezawari stylize PHOTO… --style NAME -o DIR")
+    if args.sheet is not None:
+        print(_draw_sheet(args, stylizer))
+        return 0
     args.output.mkdir(parents=True, exist_ok=True)
     failures = 0
     for path in args.photos:
@@ -70,6 +77,17 @@ def run(args: argparse.Namespace) -> int:
             failures += 1
             print(f"error: {error}", file=sys.stderr)
     return 2 if failures else 0
+
+
+def _draw_sheet(args: argparse.Namespace, stylizer: Stylizer) -> Path:
+    if args.sheet.suffix.lower() not in _SHEET_FORMATS:
+        raise UserError(f"--sheet {args.sheet}: a contact sheet is a {' or '.join(sorted(_SHEET_FORMATS))} file")
+    photos = [read_photo(path).image for path in args.photos]
+    try:
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
+        return save_contact_sheet(args.sheet, stylizer.trained, photos)
+    except OSError as error:
+        raise UserError(f"cannot write {args.sheet}: {error.strerror or error}") from error
 
 
 def _conditions(args: argparse.Namespace, stylizer: Stylizer, photo: Photo) -> list[tuple[str, Tensor]]:

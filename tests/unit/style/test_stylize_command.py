@@ -98,6 +98,17 @@ def test_the_styles_are_listed(files: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.split() == ["wood", "ふわふわ"]
 
 
+def test_a_sheet_shows_photos_by_styles_and_a_mix(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _stylize("cat.jpg", "a.png", "--sheet", "new/sheet.jpg") == 0
+    with Image.open("new/sheet.jpg") as sheet:
+        assert sheet.width > 4 * 256
+        assert sheet.height > 2 * 256
+    assert not Path("out").exists()
+    capsys.readouterr()
+    assert _stylize("a.png", "--sheet", "sheet.txt") == 2
+    assert "contact sheet" in capsys.readouterr().err
+
+
 def test_one_bad_photo_does_not_lose_the_others(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.png").write_bytes(b"no picture")
     assert _stylize("bad.png", "missing.jpg", "a.png", "--style", "wood") == 2
