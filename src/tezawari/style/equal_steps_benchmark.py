@@ -34,7 +34,8 @@ class PlainMultiStyle(MultiStyle):
 def train_equally(steps: int, size: int, batch_size: int, weights: str, bf16: bool) -> Iterator[EqualStepsRow]:
     """Train two networks on the same batches of the sample data, in the same order, and yield how far each came.
 
-    The first fifth of the steps is spent on giving the photo back, as in every training of ours.
+    The first fifth of the steps is spent on giving the photo back, as in every training of ours; content layers and
+    learning rate are those of ``experiments/multistyle_paintings``.
 
     Args:
         steps: optimiser steps of each.
@@ -60,7 +61,15 @@ def _train(
 ) -> EqualStepsRow:
     torch.manual_seed(0)
     data = SampleData(image_size=size, style_size=size, batch_size=batch_size)
-    module = kind(net, backbone_name="vgg16", backbone_weights=weights, reconstruction_steps=steps // 5)
+    module = kind(
+        net,
+        backbone_name="vgg16",
+        backbone_weights=weights,
+        reconstruction_steps=steps // 5,
+        content_layers=["relu2_2", "relu3_3"],
+        content_weight=5.0,
+        learning_rate=1e-3,
+    )
     with quiet_lightning():
         start = time.perf_counter()
         _trainer(precision, steps).fit(module, datamodule=data)
