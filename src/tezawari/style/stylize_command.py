@@ -17,6 +17,7 @@ from tezawari.style.mixing import ALL, RANDOM, parse_styles
 from tezawari.style.stylize import Stylizer
 
 _SHEET_FORMATS = {".png", ".jpg", ".jpeg"}
+_SMALLEST_SHEET_SIDE, _LARGEST_SHEET_SIDE = 32, 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help=f"of --style {RANDOM}")
     parser.add_argument("--list", action="store_true", help="list the network's styles and stop")
     parser.add_argument("--sheet", metavar="FILE", type=Path, help="draw one contact sheet, photos × styles, and stop")
+    parser.add_argument("--sheet-side", metavar="PX", type=int, default=256, help="side of each of its pictures")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, default=Path("stylized"))
 
 
@@ -82,10 +84,12 @@ def run(args: argparse.Namespace) -> int:
 def _draw_sheet(args: argparse.Namespace, stylizer: Stylizer) -> Path:
     if args.sheet.suffix.lower() not in _SHEET_FORMATS:
         raise UserError(f"--sheet {args.sheet}: a contact sheet is a {' or '.join(sorted(_SHEET_FORMATS))} file")
+    if not _SMALLEST_SHEET_SIDE <= args.sheet_side <= _LARGEST_SHEET_SIDE:
+        raise UserError(f"--sheet-side {args.sheet_side}: from {_SMALLEST_SHEET_SIDE} to {_LARGEST_SHEET_SIDE} pixels")
     photos = [read_photo(path).image for path in args.photos]
     try:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        return save_contact_sheet(args.sheet, stylizer.trained, photos)
+        return save_contact_sheet(args.sheet, stylizer.trained, photos, side=args.sheet_side)
     except OSError as error:
         raise UserError(f"cannot write {args.sheet}: {error.strerror or error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import skimage.data
 import torch
 from safetensors.torch import save_file
 
@@ -97,3 +98,18 @@ def test_stylizer_says_what_does_not_fit(tmp_path: Path) -> None:
         stylizer(torch.rand(3, 40, 40), torch.ones(2, 20, 30))
     with pytest.raises(UserError, match="wood"):
         stylizer.mix("wod")
+
+
+@torch.no_grad()
+def test_the_network_that_comes_with_the_package() -> None:
+    """Each of its eight paintings restyles a photo plainly unlike the others, and the photo stays recognisable."""
+    stylizer = Stylizer.load()
+    assert len(stylizer.style_names) == 8
+    assert stylizer.trained.meta["backbone_name"] == "vgg16"
+    photo = torch.from_numpy(skimage.data.chelsea()[40:232, 100:292]).permute(2, 0, 1) / 255
+    pictures = torch.stack([stylizer(photo, stylizer.mix(name)) for name in stylizer.style_names])
+    apart = torch.pdist(pictures.flatten(1)) / pictures[0].numel() ** 0.5
+    assert apart.min() > 0.03
+    lightness = pictures.mean(1).flatten(1)
+    for picture in lightness:
+        assert torch.corrcoef(torch.stack([picture, photo.mean(0).flatten()]))[0, 1] > 0.7
