@@ -10,10 +10,11 @@ from pathlib import Path
 from tezawari.core.checkpoints import write_atomically
 from tezawari.core.config import compose_config
 from tezawari.core.errors import UserError, did_you_mean
-from tezawari.core.runs import RunRecord, last_metrics
+from tezawari.core.runs import METRICS_FILE, RunRecord, last_metrics
 
 RESULTS_FILE = "results.csv"
 PAGE_FILE = "README.md"
+CURVES_FILE = Path("figures", "curves.png")
 COLUMNS = [
     "metric",
     "method",
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         rows = results_of(args.run, args.summary)
         _write_rows(folder / args.record / RESULTS_FILE, rows)
         print(folder / args.record / RESULTS_FILE)
+        print(draw_curves(args.run, folder / args.record / CURVES_FILE))
     page = folder / PAGE_FILE
     write_atomically(page, page_of(folder, names).encode())
     print(page)
@@ -125,6 +127,34 @@ def results_of(run_dir: Path, summary: Path) -> list[dict[str, str]]:
             if name not in _CONTEXT and not name.endswith(_MARGIN)
         ]
     return rows
+
+
+def draw_curves(run_dir: Path, path: Path) -> Path:
+    """Draw each loss of a run over its steps, on trained and on held-out photos, and return the picture's path.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("matplotlib is not installed: pip install 'tezawari[sweep]'") from error
+    curves: dict[str, list[tuple[int, float]]] = {}
+    with (run_dir / METRICS_FILE).open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["value"] and row["metric"].count("/") == 1:
+                curves.setdefault(row["metric"], []).append((int(row["step"]), float(row["value"])))
+    names = sorted({name.split("/")[1] for name in curves})
+    figure = Figure(figsize=(3.2 * len(names), 2.8), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
+        for stage, line in (("train", "-"), ("val", "o--")):
+            if points := curves.get(f"{stage}/{name}"):
+                axes.plot(*zip(*points), line, label=stage, linewidth=1, markersize=3)
+        axes.set(title=name, xlabel="step")
+        axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+    return path
 
 
 def page_of(folder: Path, names: list[str]) -> str:

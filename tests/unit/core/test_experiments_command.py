@@ -33,8 +33,8 @@ SUMMARY = {
 def project(tmp_path: Path) -> Path:
     for folder in ("conf", "experiments"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    for results in tmp_path.glob("experiments/*/results.csv"):
-        results.unlink()
+    for made in [*tmp_path.glob("experiments/*/results.csv"), *tmp_path.glob("experiments/*/figures/*")]:
+        made.unlink()
     with (tmp_path / "summary.csv").open("w") as file:
         writer = csv.DictWriter(file, SUMMARY)
         writer.writeheader()
@@ -63,6 +63,7 @@ def test_a_run_and_its_benchmark_become_results_and_a_page(project: Path) -> Non
     assert rows["style_accuracy"]["interval"] == "0.1"
     assert rows["style_accuracy"]["config_hash"] == rows["val/style_loss"]["config_hash"] == "0123abcd"
     assert rows["val/style_loss"]["wall_seconds"] == "61"
+    assert (project / "experiments/multistyle_sample/figures/curves.png").read_bytes().startswith(b"\x89PNG")
     page = (project / "experiments/README.md").read_text()
     assert "| style_accuracy | network | none | 0.75 ± 0.1 |" in page
     assert "No results yet." in page, "of the other experiment"
