@@ -16,6 +16,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST = 2**31 - 1
 
 
+_ADAPTED = 32 * 2**20
+
+
 def keep_freed_memory() -> bool:
     """Let the C library keep freed memory for the next large tensor, and say whether it does.
 
@@ -24,12 +27,24 @@ def keep_freed_memory() -> bool:
     memory and 2 ms with used memory. The process then holds its peak memory until it ends. Other C libraries have no
     such setting and are left as they are.
     """
+    return _set_malloc(_M_MMAP_THRESHOLD, _LARGEST) and _set_malloc(_M_TRIM_THRESHOLD, _LARGEST)
+
+
+def return_large_blocks() -> bool:
+    """Give blocks above 32 MB back to the system at once again, and say whether that is so.
+
+    It is what a process of large tensors has if it sets nothing, for glibc's own threshold rises up to that. Smaller
+    blocks stay as :func:`keep_freed_memory` left them.
+    """
+    return _set_malloc(_M_MMAP_THRESHOLD, _ADAPTED)
+
+
+def _set_malloc(parameter: int, value: int) -> bool:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return bool(ctypes.CDLL(None).mallopt(parameter, value))
     except (OSError, AttributeError, TypeError):
         _LOG.debug("this C library has no mallopt: large tensors get fresh memory each time")
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))
 
 
 def computes_bf16() -> bool:

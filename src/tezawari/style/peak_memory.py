@@ -21,6 +21,7 @@ import torch
 from tezawari.core.errors import UserError
 from tezawari.core.machine import keep_freed_memory
 from tezawari.data.photo import read_photo, write_photo
+from tezawari.style.speed_report import TEXTBOOKS
 from tezawari.style.stylize import Stylizer
 
 _STATUS = Path("/proc/self/status")
@@ -153,7 +154,7 @@ def _main(words: dict[str, Any]) -> None:
     threads = words.pop("threads")
     torch.set_num_threads(threads)
     job = _KINDS[words.pop("part")](**words)
-    if not job.name.startswith("textbook"):
+    if job.name not in TEXTBOOKS:
         keep_freed_memory()
     run = job.prepare(threads)
     loaded, seconds = peak_so_far(), 0.0

@@ -34,6 +34,7 @@ from tezawari.style.speed_candidates import (
     Setup,
     StylizeCandidate,
     TrainingCandidate,
+    as_run,
     random_network,
     stylize_on_meta,
     stylize_step,
@@ -88,8 +89,8 @@ def benchmark_speed(
     """Measure training, restyling and memory beside Johnson's network under the same loss; return the files by name.
 
     All candidates of a table take turns in one process, so that its ratios hold on a machine that is busy with other
-    things. The textbook's candidates compute in float32, eagerly, and gain from the memory that our commands keep: how
-    fast they are in a process of their own, without that, is in the table of memory.
+    things. The textbook's candidates compute in float32, eagerly, with memory as PyTorch has it by itself; one more of
+    them keeps freed memory as our commands do, which tells how much of a ratio that is.
 
     Args:
         output_dir: the files go to its folder ``style_speed``.
@@ -158,7 +159,7 @@ def measure_training(limits: Limits, size: int, batch_size: int, steps: int, wei
     runs = {}
     for candidate in able:
         _progress(f"training, {size} px, batch {batch_size}: {candidate.name}")
-        runs[candidate.name] = training_step(candidate, size, batch_size, weights)
+        runs[candidate.name] = as_run(training_step(candidate, size, batch_size, weights), candidate.keep_memory)
         runs[candidate.name]()
     _progress(f"training: {steps} timed steps of each")
     timings = time_in_turns(runs, steps)
@@ -188,7 +189,7 @@ def measure_stylizing(limits: Limits, setup: Setup, size: int, turns: int) -> li
     for candidate in offered:
         if limits.reason(candidate) is None:
             _progress(f"restyling, {size} px: {candidate.name}")
-            runs[candidate.name] = stylize_step(candidate, setup, photo)
+            runs[candidate.name] = as_run(stylize_step(candidate, setup, photo), candidate.keep_memory)
             pictures[candidate.name] = runs[candidate.name]()
     _progress(f"restyling, {size} px: {turns} turns of each")
     timings = time_in_turns(runs, turns, _TURN_SECONDS)

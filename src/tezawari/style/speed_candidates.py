@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tezawari.core.machine import keep_freed_memory, return_large_blocks
 from tezawari.export.onnx import load_onnxruntime, load_openvino
 from tezawari.features.backbone import default_content_layers, default_style_layers, load_backbone
 from tezawari.features.weights import RANDOM, log
@@ -33,24 +34,44 @@ Step = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class TrainingCandidate:
-    """A way to train: the textbook's network with this ``upsampling``, or ours where None, under which loss."""
+    """A way to train: the textbook's network with this ``upsampling``, or ours where None, under which loss.
+
+    ``keep_memory`` is ours: the textbook runs as PyTorch does by itself, which gives large blocks back.
+    """
 
     name: str
     upsampling: Upsampling | None = None
     fast_loss: bool = False
     bf16: bool = False
     compiled: bool = False
+    keep_memory: bool = True
 
 
 TRAINING = (
-    TrainingCandidate("textbook, transposed", upsampling="transposed"),
-    TrainingCandidate("textbook, resize", upsampling="resize"),
+    TrainingCandidate("textbook, transposed", upsampling="transposed", keep_memory=False),
+    TrainingCandidate("textbook, resize", upsampling="resize", keep_memory=False),
     TrainingCandidate("ours, plain loss"),
+    TrainingCandidate("textbook, transposed, memory kept", upsampling="transposed"),
     TrainingCandidate("ours", fast_loss=True),
     TrainingCandidate("ours, compiled", fast_loss=True, compiled=True),
     TrainingCandidate("ours, bf16", fast_loss=True, bf16=True),
     TrainingCandidate("ours, bf16, compiled", fast_loss=True, bf16=True, compiled=True),
 )
+
+
+def as_run(step: Step, keep_memory: bool) -> Step:
+    """Return ``step`` with memory treated as its candidate's users have it."""
+    if keep_memory:
+        return step
+
+    def run() -> Tensor:
+        return_large_blocks()
+        try:
+            return step()
+        finally:
+            keep_freed_memory()
+
+    return run
 
 
 def training_step(candidate: TrainingCandidate, size: int, batch_size: int, weights: str, device: str = "cpu") -> Step:
@@ -112,7 +133,8 @@ class Setup:
 class StylizeCandidate:
     """A way to restyle one photo: ``build(setup, photo, condition)`` gives the function that does it.
 
-    ``upsampling`` is the textbook's, None for our network; ``packages`` are those it needs beyond the required ones.
+    ``upsampling`` is the textbook's, None for our network; ``packages`` are those it needs beyond the required ones;
+    ``keep_memory`` as in :class:`TrainingCandidate`.
     """
 
     name: str
@@ -121,6 +143,7 @@ class StylizeCandidate:
     bf16: bool = False
     compiled: bool = False
     packages: tuple[str, ...] = ()
+    keep_memory: bool = True
 
 
 def stylize_step(candidate: StylizeCandidate, setup: Setup, photo: Tensor) -> Step:
@@ -183,8 +206,9 @@ def _openvino(precision: str, setup: Setup, photo: Tensor, condition: Tensor) ->
 
 
 STYLIZING = (
-    StylizeCandidate("textbook, transposed", partial(_textbook, "transposed"), "transposed"),
-    StylizeCandidate("textbook, resize", partial(_textbook, "resize"), "resize"),
+    StylizeCandidate("textbook, transposed", partial(_textbook, "transposed"), "transposed", keep_memory=False),
+    StylizeCandidate("textbook, resize", partial(_textbook, "resize"), "resize", keep_memory=False),
+    StylizeCandidate("textbook, transposed, memory kept", partial(_textbook, "transposed"), "transposed"),
     StylizeCandidate("ours, eager", _eager),
     StylizeCandidate("ours, folded, channels-last", _folded),
     StylizeCandidate("ours, deployed", partial(_deployed, torch.float32, False)),

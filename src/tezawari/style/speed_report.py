@@ -329,7 +329,7 @@ def _draw(path: Path, report: Report) -> Path:
 
 def _draw_bars(axes: Axes, title: str, rows: Sequence[Row]) -> None:
     shown = [(row, r) for row in rows if (r := ratio(row, rows, TEXTBOOKS[0]))]
-    colours = [_COLOURS["textbook" if row.name in TEXTBOOKS else row.precision] for row, _ in shown]
+    colours = [_COLOURS["textbook" if row.name.startswith("textbook") else row.precision] for row, _ in shown]
     bars = axes.barh([row.name for row, _ in shown], [r for _, r in shown], color=colours)
     axes.bar_label(bars, [f"{r:.1f}×" for _, r in shown], padding=3, fontsize=8)
     axes.invert_yaxis()

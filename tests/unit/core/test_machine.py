@@ -15,9 +15,11 @@ from tezawari.core import machine, training
 _COUNT_FAULTS = """
 import resource, sys
 import numpy as np
-if sys.argv[1] == "keep":
-    from tezawari.core.machine import keep_freed_memory
+from tezawari.core.machine import keep_freed_memory, return_large_blocks
+if sys.argv[1] != "default":
     assert keep_freed_memory()
+if sys.argv[1] == "return":
+    assert return_large_blocks()
 np.ones(2**23)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
@@ -34,7 +36,9 @@ def _faults(word: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_large_blocks_are_kept() -> None:
     """Counted in page faults, in processes of their own, for the setting is the process's."""
-    assert _faults("keep") < 0.1 * _faults("default")
+    by_default = _faults("default")
+    assert _faults("keep") < 0.1 * by_default
+    assert _faults("return") > 0.5 * by_default
 
 
 @pytest.mark.parametrize(
