@@ -152,7 +152,8 @@ def _shrink(values: Tensor, stride: int) -> Tensor:
 def _gaussian(sigma: float) -> Tensor:
     radius = max(1, math.ceil(3 * sigma))
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    # Divided first: the square of a very small σ is 0.
+    kernel = torch.exp(-((offsets / sigma) ** 2) / 2)
     return kernel / kernel.sum()
 
 
