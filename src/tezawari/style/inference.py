@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tezawari.export.onnx import Exported, export_onnx
-from tezawari.style.network import ConditionalNetwork, ConvBlock, ResidualBlock, UpBlock, condition_at, map_cells
+from tezawari.style.network import ConditionalNetwork, ConvBlock, ResidualBlock, UpBlock, condition_at, fit_to_cells
 
 _PHASES = 2
 
@@ -63,12 +63,7 @@ class DeployedNetwork(nn.Module):
     def forward(self, content_image: Tensor, style: Tensor) -> Tensor:
         """Restyle photos; arguments and result as of :meth:`ConditionalNetwork.forward`."""
         height, width = content_image.shape[-2:]
-        stride = self.bottleneck_stride
-        below, right = -height % stride, -width % stride
-        if below or right:
-            content_image = F.pad(content_image, (0, right, 0, below), mode="reflect")
-        if style.dim() == 4:
-            style = map_cells(style, height, width, stride)
+        content_image, style = fit_to_cells(content_image, style, self.bottleneck_stride)
         return self._restyle(content_image, style)[..., :height, :width]
 
     def _restyle(self, content_image: Tensor, style: Tensor) -> Tensor:

@@ -72,6 +72,18 @@ def map_cells(style_map: Tensor, height: int, width: int, stride: int) -> Tensor
     return F.avg_pool2d(F.pad(style_map, (0, right, 0, below), mode="replicate"), stride)
 
 
+def fit_to_cells(content_image: Tensor, style: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Pad photos ``(B, 3, H, W)`` below and right, by reflection, to whole cells of the bottleneck's ``stride``.
+
+    Style weights ``(B, S)`` come back as they are, a style map ``(B, S, h, w)`` as one value a cell.
+    """
+    height, width = content_image.shape[-2:]
+    below, right = -height % stride, -width % stride
+    if below or right:
+        content_image = F.pad(content_image, (0, right, 0, below), mode="reflect")
+    return content_image, map_cells(style, height, width, stride) if style.dim() == 4 else style
+
+
 def _mix(style: Tensor, rows: Tensor) -> Tensor:
     """Mix one row a style, ``rows`` ``(S, C)``, by a condition ``(B, S, h, w)``; returns ``(B, C, h, w)``."""
     if style.shape[-2:] == (1, 1):
@@ -261,12 +273,7 @@ class ConditionalNetwork(nn.Module):
             ``(B, 3, H, W)`` RGB in [0, 1].
         """
         height, width = content_image.shape[-2:]
-        stride = self.bottleneck_stride
-        below, right = -height % stride, -width % stride
-        if below or right:
-            content_image = F.pad(content_image, (0, right, 0, below), mode="reflect")
-        if style.dim() == 4:
-            style = map_cells(style, height, width, stride)
+        content_image, style = fit_to_cells(content_image, style, self.bottleneck_stride)
         features = content_image * 2 - 1
         for layer in self.encoder:
             features = layer(features, style)

@@ -47,7 +47,7 @@ Part = Literal["training", "stylise", "memory", "photo"]
 FOLDER = "style_speed"
 # A quick candidate runs several times in its turn.
 _TURN_SECONDS = 0.25
-# The exported network knows 2 to 512 tiles of 32 pixels; beyond 4096 eager candidates take tens of gigabytes.
+# Every network here takes multiples of 32; beyond 4096 eager candidates take tens of gigabytes.
 _SIDE_STEP, _SMALLEST, _LARGEST = 32, 64, 4096
 
 

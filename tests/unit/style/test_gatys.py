@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,6 +14,8 @@ from tezawari.features.backbone import load_backbone
 from tezawari.style import gatys
 from tezawari.style.color import preserve_color
 from tezawari.style.gatys import Progress, build_objective, guided_grams, paint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class TinyBackbone(nn.Module):
@@ -33,15 +34,6 @@ class TinyBackbone(nn.Module):
         first = torch.relu(torch.conv2d(image - 0.4, self.first, padding=1))
         second = torch.relu(torch.conv2d(first, self.second, padding=1, stride=2))
         return {"first": first, "second": second}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Pictures this small are faster on one thread, much faster on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,19 +19,12 @@ from tezawari.style.benchmark_report import Measurement, markdown_table, summari
 from tezawari.style.network import ConditionalNetwork, build_network
 from tezawari.style.package import save_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parents[3]
 STYLES = {"bricks": "brick", "cells": "immunohistochemistry", "eye": "retina"}
 PHOTOS = ("astronaut", "coffee", "cat", "rocket")
 SIZE = 64
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Pictures this small are faster on one thread, much faster on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @torch.no_grad()
