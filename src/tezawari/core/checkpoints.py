@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import CheckpointIO
 
 from tezawari.core.errors import UserError, describe_os_error
 
@@ -71,41 +70,28 @@ def write_atomically(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
-class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's reading and writing of checkpoints: atomic, a SHA-256 beside each, tensors and plain values only.
+def save_checkpoint(checkpoint: dict[str, Any], target: Path) -> None:
+    """Write a checkpoint and its SHA-256; raises UserError where the file system refuses, leaving nothing half."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    content = buffer.getvalue()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(_digest_path(target), hashlib.sha256(content).hexdigest().encode() + b"\n")
+        write_atomically(target, content)
+    except OSError as error:
+        remove_checkpoint(target)
+        raise UserError(
+            f"the checkpoint {target} could not be saved: {describe_os_error(error)}; the one before is kept:"
+            " make room, then type the same command with resume=auto"
+        ) from error
 
-    A checkpoint counts only with its ``.sha256``, which is written first: a stop in between leaves no checkpoint
-    rather than a doubtful one.
-    """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``; raises UserError where the file system refuses, leaving nothing half."""
-        target = Path(path)
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        content = buffer.getvalue()
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(_digest_path(target), hashlib.sha256(content).hexdigest().encode() + b"\n")
-            write_atomically(target, content)
-        except OSError as error:
-            self.remove_checkpoint(target)
-            raise UserError(
-                f"the checkpoint {target} could not be saved: {describe_os_error(error)}; the one before is kept:"
-                " make room, then type the same command with resume=auto"
-            ) from error
-
-    def load_checkpoint(
-        self, path: str | os.PathLike, map_location: Any = None, weights_only: bool | None = True
-    ) -> dict[str, Any]:
-        """Read a checkpoint, never running code from it; raises UserError where it is damaged or missing."""
-        return load_checkpoint(Path(path), map_location)
-
-    def remove_checkpoint(self, path: str | os.PathLike) -> None:
-        """Delete a checkpoint and its SHA-256."""
-        # The digest last: a checkpoint without one would be reported as damaged.
-        Path(path).unlink(missing_ok=True)
-        _digest_path(Path(path)).unlink(missing_ok=True)
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint and its SHA-256."""
+    # The digest last: a checkpoint without one would be reported as damaged.
+    path.unlink(missing_ok=True)
+    _digest_path(path).unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -123,7 +109,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 def keep_newest(folder: Path, count: int) -> None:
     """Delete all but the ``count`` newest checkpoints of ``folder``."""
     for path in list_checkpoints(folder)[count:]:
-        AtomicCheckpointIO().remove_checkpoint(path)
+        remove_checkpoint(path)
 
 
 def _digest_path(path: Path) -> Path:

@@ -25,7 +25,8 @@ from tezawari.core.callbacks import (
     ProgressLines,
     RandomState,
 )
-from tezawari.core.checkpoints import AtomicCheckpointIO, list_checkpoints
+from tezawari.core.checkpoint_io import AtomicCheckpointIO
+from tezawari.core.checkpoints import list_checkpoints
 from tezawari.core.config import build, plain
 from tezawari.core.errors import UserError
 from tezawari.core.loggers import MetricsCsv, MetricsMirror, build_mirrors
@@ -71,7 +72,7 @@ def run_training(cfg: DictConfig, callbacks: Sequence[pl.Callback] = ()) -> Trai
         pl.seed_everything(cfg.seed, verbose=False)
         data = build(cfg.data)
         module = build(cfg.model)
-        trainer = build_trainer(cfg, [*build_callbacks(cfg, start, stop, mirrors, callbacks)])
+        trainer = build_trainer(cfg, start.run_dir, [*build_callbacks(cfg, start, stop, mirrors, callbacks)])
         trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=True)
         if is_first_process():
             start.record.artefacts = summarise(module, start.run_dir)
@@ -87,13 +88,17 @@ def require_device(cfg: DictConfig) -> None:
         say("this processor computes bfloat16 in software, many times slower: take trainer.precision=32-true")
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Return Lightning's trainer for the section ``trainer``; every number of a run is ours to record, not its."""
+def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Return Lightning's trainer for the section ``trainer``; every number of a run is ours to record, not its.
+
+    Modules that leave files while they train find the run's folder as ``trainer.default_root_dir``.
+    """
     section = cfg.trainer
     try:
         return pl.Trainer(
             accelerator=section.accelerator,
             devices=section.devices,
+            default_root_dir=run_dir,
             strategy=section.strategy,
             precision=section.precision,
             max_steps=section.max_steps,
@@ -191,7 +196,7 @@ def hold_run(start: Start, cfg: DictConfig) -> Iterator[StopRequest]:
         stop.listen()
         try:
             yield stop
-            record.status, record.step = "finished", int(cfg.trainer.max_steps)
+            record.status = "finished"
         except TrainingStopped as stopped:
             record.status, record.step, record.message = "stopped", stopped.step, str(stopped)
             raise

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -15,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tezawari.core.runs import current_commit, describe_machine
-from tezawari.style.contact_sheet import square, to_pil
+from tezawari.core.tables import markdown_table, write_csv
+from tezawari.data.sheet import encode_jpeg, square, to_pil
 from tezawari.style.measures import confusion_matrix
 
 IDENTITY, STYLE_IMAGE, NETWORK, KEEP_COLOR, GATYS = "identity", "style image", "network", "network, keep color", "Gatys"
@@ -134,14 +133,14 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     }
     summaries = summarise(report.measurements)
     files = {
-        "results": _write_csv(folder / "results.csv", [_flat(row) for row in report.measurements]),
-        "mixing": _write_csv(folder / "mixing.csv", [_flat(row) for row in report.mixes]),
-        "summary": _write_csv(folder / "summary.csv", [{**_flat(row), **record} for row in summaries]),
+        "results": write_csv(folder / "results.csv", [_flat(row) for row in report.measurements]),
+        "mixing": write_csv(folder / "mixing.csv", [_flat(row) for row in report.mixes]),
+        "summary": write_csv(folder / "summary.csv", [{**_flat(row), **record} for row in summaries]),
         "table": folder / "summary.md",
         "figure": folder / "figure.jpg",
     }
     files["table"].write_text(render_tables(report, summaries, record), encoding="utf-8")
-    files["figure"].write_bytes(_encode_jpeg(draw_figure(report), _FIGURE_BYTES))
+    files["figure"].write_bytes(encode_jpeg(draw_figure(report), _FIGURE_BYTES))
     return files
 
 
@@ -188,18 +187,6 @@ def render_tables(report: Report, summaries: Sequence[Summary], record: dict[str
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose columns also line up as plain text: the first to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-        return f"| {' | '.join(cells)} |"
-
-    rule = [":".ljust(widths[0], "-"), *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(head), line(rule), *map(line, rows)])
-
-
 def _same_pairs_as_gatys(report: Report) -> str:
     """Return the network's numbers on the few pairs that Gatys painted, which alone compare with Gatys' own."""
     painted = {(row.photo, row.style) for row in report.measurements if row.method == GATYS}
@@ -242,14 +229,6 @@ def _flat(row: Any) -> dict[str, Any]:
         values |= {"correct": int(row.correct), "gram_distance": row.gram_distance}
         values |= {f"gram_distance/{layer}": distance for layer, distance in by_layer.items()}
     return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in values.items()}
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def _grouped(rows: Iterable[Measurement], name: str) -> dict[str, list[Measurement]]:
@@ -332,13 +311,3 @@ def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: 
     while text and draw.textlength(text, font) > width:
         text = text[:-1]
     draw.text(place, text, "white" if light else "black", font)
-
-
-def _encode_jpeg(picture: Image.Image, most_bytes: int) -> bytes:
-    """Encode as the best JPEG of at most ``most_bytes``, or the smallest there is."""
-    for quality in range(92, 30, -6):
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=quality, optimize=True)
-        if stream.tell() <= most_bytes:
-            break
-    return stream.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss, one_hot
 
 from tezawari.core.errors import UserError, did_you_mean
+from tezawari.core.schedule import recipe, warm_cosine
 from tezawari.features.backbone import default_content_layers, default_style_layers, load_backbone
 from tezawari.style.contact_sheet import save_contact_sheet
 from tezawari.style.loss import PerceptualLoss, PerceptualLosses, style_targets
@@ -197,22 +197,10 @@ class MultiStyle(pl.LightningModule):
     def summarise_run(self, run_dir: Path) -> dict[str, Path]:
         """Publish the network and draw the contact sheet: rows are held-out photos, columns styles and one mix."""
         assert self.network is not None
-        published = save_network(run_dir / "network.safetensors", self.network, self.style_names, self._recipe())
+        published = save_network(
+            run_dir / "network.safetensors", self.network, self.style_names, recipe(self.hparams, self.global_step)
+        )
         trained = load_network(published)
         photos = self.trainer.datamodule.validation_photos()  # type: ignore[attr-defined]
         sheet = save_contact_sheet(run_dir / "contact_sheet.png", trained, photos[:6])
         return {"network": published, "contact sheet": sheet}
-
-    def _recipe(self) -> dict[str, Any]:
-        values = {k: v for k, v in self.hparams.items() if isinstance(v, str | int | float | list | dict) or v is None}
-        if values.get("backbone_weights"):
-            values["backbone_weights"] = Path(str(values["backbone_weights"])).name
-        return {**values, "steps": self.global_step}
-
-
-def warm_cosine(step: int, steps: int) -> float:
-    """Return the share of the peak learning rate at ``step`` of ``steps``."""
-    warm = max(1, round(0.02 * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tezawari.cli import main
+from tezawari.core.checkpoint_io import AtomicCheckpointIO
 from tezawari.core.checkpoints import (
-    AtomicCheckpointIO,
     checkpoint_path,
     is_sound,
     keep_newest,

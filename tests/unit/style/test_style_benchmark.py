@@ -13,9 +13,10 @@ from torch import nn
 
 from tezawari.cli import evaluate
 from tezawari.core.seeding import epoch_order
+from tezawari.core.tables import markdown_table
 from tezawari.data.images import ImagesData
 from tezawari.style import style_benchmark
-from tezawari.style.benchmark_report import Measurement, markdown_table, summarise
+from tezawari.style.benchmark_report import Measurement, summarise
 from tezawari.style.network import ConditionalNetwork, build_network
 from tezawari.style.package import save_network
 

@@ -1,0 +1,24 @@
+"""How the learning rate moves over a run, and the settings that a published network names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def warm_cosine(step: int, steps: int, warm_share: float = 0.02) -> float:
+    """Return the share of the peak learning rate at ``step`` of ``steps``: a linear rise, then a cosine to zero."""
+    warm = max(1, round(warm_share * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+
+
+def recipe(hparams: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Return a module's settings as plain values, its weights file by name alone, and the steps it has trained."""
+    values = {k: v for k, v in hparams.items() if isinstance(v, str | int | float | list | dict) or v is None}
+    if values.get("backbone_weights"):
+        values["backbone_weights"] = Path(str(values["backbone_weights"])).name
+    return {**values, "steps": steps}
