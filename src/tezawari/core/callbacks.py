@@ -186,16 +186,24 @@ class Checkpointer(Checkpoint):
         """Save after the validation of a step."""
         self._settle(trainer)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save where the module itself ended the run early."""
+        if trainer.should_stop and not checkpoint_path(self._folder, trainer.global_step).is_file():
+            self._save(trainer)
+
     def _settle(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
         last = step >= trainer.max_steps
         if last or self._stop.signal is not None or (self._every and step % self._every == 0):
-            trainer.save_checkpoint(checkpoint_path(self._folder, step))
-            if trainer.is_global_zero:
-                keep_newest(self._folder, self._keep)
-                self._on_saved(step)
+            self._save(trainer)
         if self._stop.signal is not None and not last:
             raise TrainingStopped(step, 128 + self._stop.signal)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(checkpoint_path(self._folder, trainer.global_step))
+        if trainer.is_global_zero:
+            keep_newest(self._folder, self._keep)
+            self._on_saved(trainer.global_step)
 
 
 def _validates_now(trainer: pl.Trainer) -> bool:
