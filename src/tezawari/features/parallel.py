@@ -37,6 +37,8 @@ def _start(threads: int) -> ThreadPoolExecutor:
     started = threading.Barrier(threads + 1)
 
     def undivided() -> None:
+        # A thread takes over the common number the first time it asks, which would undo what is set before.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         started.wait()
 
