@@ -41,6 +41,30 @@ def material_scene(seed: int, index: int, size: int) -> tuple[Tensor, Tensor]:
     lamp. The mask holds 0 for the backdrop and 1 + the place in :data:`MATERIALS` for a material.
     """
     rng = _generator(_SCENE_STREAM, seed, index)
+    image, mask, chosen = _layout(rng, size)
+    y, x = _grid(size)
+    for material in chosen:
+        inside = mask == material + 1
+        depth = np.clip(ndimage.distance_transform_edt(inside) / (0.1 * size), 0, 1)
+        bulge = np.sqrt(depth * (2 - depth))
+        painted = _PAINTERS[MATERIALS[material]](rng, size) * (0.55 + 0.45 * bulge)[..., None]
+        image[inside] = painted[inside]
+        # The region's shadow falls on what it lies on.
+        shadow = ndimage.gaussian_filter(inside.astype(np.float32), 0.02 * size)
+        shadow = ndimage.shift(shadow, (0.02 * size, 0.016 * size), order=1, mode="nearest") * (mask == 0)
+        image *= (1 - 0.5 * shadow)[..., None]
+    angle = rng.uniform(0, 2 * np.pi)
+    light = 1 + 0.22 * (np.cos(angle) * (x - 0.5) + np.sin(angle) * (y - 0.5)) * 2
+    return _as_tensor(image * light[..., None]), torch.from_numpy(mask)
+
+
+def scene_mask(seed: int, index: int, size: int) -> Tensor:
+    """Return the mask of :func:`material_scene`, (size, size) int64, without painting the scene."""
+    return torch.from_numpy(_layout(_generator(_SCENE_STREAM, seed, index), size)[1])
+
+
+def _layout(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a scene's backdrop (H, W, 3), its mask (H, W) int64, and its materials in the order of painting."""
     chosen = rng.choice(len(MATERIALS), size=int(rng.integers(2, 5)), replace=False)
     y, x = _grid(size)
     image = _backdrop(rng, size)
@@ -49,22 +73,8 @@ def material_scene(seed: int, index: int, size: int) -> tuple[Tensor, Tensor]:
         centre_y, centre_x = rng.uniform(0.2, 0.8, 2)
         hill = 1.6 * np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2 * rng.uniform(0.18, 0.28) ** 2))
         fields.append(hill + 0.22 * _noise(rng, size, 3.0, lowest=1.5))
-    region = np.argmax(fields, axis=0)
-    mask = np.zeros((size, size), np.int64)
-    for place, material in enumerate(chosen, start=1):
-        inside = region == place
-        mask[inside] = material + 1
-        depth = np.clip(ndimage.distance_transform_edt(inside) / (0.1 * size), 0, 1)
-        bulge = np.sqrt(depth * (2 - depth))
-        painted = _PAINTERS[MATERIALS[material]](rng, size) * (0.55 + 0.45 * bulge)[..., None]
-        image[inside] = painted[inside]
-        # The region's shadow falls on what it lies on.
-        shadow = ndimage.gaussian_filter(inside.astype(np.float32), 0.02 * size)
-        shadow = ndimage.shift(shadow, (0.02 * size, 0.016 * size), order=1, mode="nearest") * (region == 0)
-        image *= (1 - 0.5 * shadow)[..., None]
-    angle = rng.uniform(0, 2 * np.pi)
-    light = 1 + 0.22 * (np.cos(angle) * (x - 0.5) + np.sin(angle) * (y - 0.5)) * 2
-    return _as_tensor(image * light[..., None]), torch.from_numpy(mask)
+    values = np.array([0, *(chosen + 1)], np.int64)
+    return image, values[np.argmax(fields, axis=0)], chosen
 
 
 def _generator(*key: int) -> np.random.Generator:
