@@ -92,7 +92,8 @@ def load_backbone(
 
     ``name`` is ``efficientnet_lite0`` (weights installed with the package), ``vgg16``, ``vgg19`` (torchvision's
     download, checked by its hash) or any timm name (timm's download). ``weights`` is None for those, a ``.safetensors``
-    or ``.pth`` file (half precision accepted), or ``"random"`` (seeded, for tests; a warning is logged).
+    or ``.pth`` file (half precision accepted), ``"random"`` (seeded, for tests; a warning is logged) or
+    ``"replaced"`` (the same without a warning, for a network whose own state dict is loaded next).
     ``fast_convolutions`` lets VGG in float32 on a CPU use :mod:`tezawari.features.winograd`; the features agree with
     direct convolution to about 1e-5 of a layer's largest value. Raises :class:`UserError` for an unknown name or layer,
     and for weights that are missing, damaged or of another network.

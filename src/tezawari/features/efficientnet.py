@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tezawari.core.errors import UserError
-from tezawari.features.trunk import Trunk
+from tezawari.features.trunk import REPLACED, Trunk
 from tezawari.features.weights import RANDOM, load_checked, read_state_dict, warn_random
 
 NAME = "efficientnet_lite0"
@@ -59,6 +59,8 @@ def classifier(weights: str | None = None) -> Any:
         network = timm.create_model(_TIMM_NAME, pretrained=False)
     if weights == RANDOM:
         warn_random(NAME)
+    elif weights == REPLACED:
+        pass
     elif weights is None:
         load_checked(network, _packaged_state(), _PACKAGE)
     else:

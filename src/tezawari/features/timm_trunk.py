@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tezawari.core.errors import UserError, did_you_mean
-from tezawari.features.trunk import Trunk
+from tezawari.features.trunk import REPLACED, Trunk
 from tezawari.features.weights import RANDOM, load_checked, read_state_dict, warn_random
 
 
@@ -83,6 +83,7 @@ class TimmTrunk(Trunk):
 
     mean: Tensor
     std: Tensor
+    lazy = False
 
     def __init__(self, name: str, layers: tuple[str, ...], weights: str | None) -> None:
         super().__init__()
@@ -92,6 +93,8 @@ class TimmTrunk(Trunk):
             network = _create(name)
         if weights == RANDOM:
             warn_random(name)
+        elif weights == REPLACED:
+            pass
         elif weights is None:
             _load_pretrained(network, name)
         else:

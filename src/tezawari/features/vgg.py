@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torchvision.models import VGG16_Weights, VGG19_Weights, WeightsEnum
 
 from tezawari.core.errors import UserError
 from tezawari.features.frozen_chain import FrozenChain, Step
-from tezawari.features.trunk import Trunk
+from tezawari.features.trunk import REPLACED, Trunk
 from tezawari.features.weights import RANDOM, load_checked, read_state_dict, warn_random
 
 _MEAN = (0.485, 0.456, 0.406)
@@ -53,12 +55,32 @@ def _state(name: str, weights: str | None) -> tuple[dict[str, Tensor], str]:
         ) from error
 
 
+class _FrozenConvolution(torch.autograd.Function):
+    """One convolution of a :class:`FrozenChain`, differentiable with respect to its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, chain: FrozenChain, place: int) -> Tensor:
+        ctx.conv = chain.convs[place]
+        return ctx.conv.forward(x.permute(0, 2, 3, 1), rectify=False).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        rows_first = gradient.permute(0, 2, 3, 1)
+
+        def fill(target: Tensor, images: slice, rows: slice) -> None:
+            target.copy_(rows_first[images, rows])
+
+        return ctx.conv.input_gradient(fill, tuple(rows_first.shape[:3])).permute(0, 3, 1, 2), None, None
+
+
 class VggTrunk(Trunk):
     """VGG16 or VGG19 (Simonyan & Zisserman, 2014) up to its deepest asked layer.
 
     ``convS_N`` are the convolutions' outputs, ``reluS_N`` the same after the rectifier. ``weights``: None
     (torchvision's ImageNet weights, downloaded with a checksum), ``"random"`` (seeded), or a file with torchvision's
-    names. ``fast_convolutions``: float32 on the CPU runs through :class:`FrozenChain`, under autocast in its precision.
+    names. ``fast_convolutions``: float32 on the CPU runs through :class:`FrozenChain`, under autocast in its precision;
+    convolutions that train run as they are.
     """
 
     mean: Tensor
@@ -67,7 +89,7 @@ class VggTrunk(Trunk):
     def __init__(self, name: str, layers: tuple[str, ...], weights: str | None, fast_convolutions: bool) -> None:
         super().__init__()
         self.fast_convolutions = fast_convolutions
-        self._chains: dict[torch.dtype, tuple[tuple[tuple[int, int], ...], FrozenChain]] = {}
+        self._chains: dict[tuple[torch.dtype, int], tuple[tuple[tuple[int, int], ...], FrozenChain]] = {}
         deepest = max((layer_names(name).index(layer) for layer in layers), default=0)
         self.positions = _positions(name)[: deepest // 2 + 1]
         self.layers = layers
@@ -84,7 +106,7 @@ class VggTrunk(Trunk):
             warn_random(name)
             for conv in self.convs():
                 nn.init.kaiming_normal_(conv.weight, generator=torch.Generator().manual_seed(conv.in_channels))
-        else:
+        elif weights != REPLACED:
             load_checked(self, *_state(name, weights))
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
@@ -96,30 +118,41 @@ class VggTrunk(Trunk):
         """Return the convolutions in depth order."""
         return [conv for conv in self.features.values() if isinstance(conv, nn.Conv2d)]
 
-    def chain(self, dtype: torch.dtype) -> FrozenChain:
-        """Return the fast form of the convolutions in ``dtype``, made anew after their weights changed."""
-        convs = self.convs()
+    def chain(self, dtype: torch.dtype, depth: int | None = None) -> FrozenChain:
+        """Return the fast form of the first ``depth`` convolutions (all), made anew after their weights changed."""
+        convs = self.convs()[:depth]
         state = tuple((conv.weight.data_ptr(), conv.weight._version) for conv in convs)
-        if dtype not in self._chains or self._chains[dtype][0] != state:
+        key = dtype, len(convs)
+        if key not in self._chains or self._chains[key][0] != state:
             steps = [Step(f"conv{s}_{n}", f"relu{s}_{n}", pool_before=s > 1 and n == 1) for s, n in self.positions]
             biases = [conv.bias.to(dtype) for conv in convs if conv.bias is not None]
-            self._chains[dtype] = state, FrozenChain(steps, [conv.weight.to(dtype) for conv in convs], biases)
-        return self._chains[dtype][1]
+            chain = FrozenChain(steps[: len(convs)], [conv.weight.to(dtype) for conv in convs], biases)
+            self._chains[key] = state, chain
+        return self._chains[key][1]
+
+    def _frozen_depth(self) -> int:
+        """Return how many of the first convolutions need no gradient of their weights."""
+        if not torch.is_grad_enabled():
+            return len(self.positions)
+        return sum(1 for _ in takewhile(lambda conv: not conv.weight.requires_grad, self.convs()))
 
     def walk(self, image: Tensor, wanted: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
         x = (image - self.mean) / self.std
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         fits = x.device.type == "cpu" and x.dtype in {torch.float32, dtype} and dtype in _FAST_TYPES
-        if self.fast_convolutions and fits:
+        fast = self._frozen_depth() if self.fast_convolutions and fits else 0
+        # Gradients of weights or of inner layers need the maps one by one.
+        if fast == len(self.positions) and (image.requires_grad or not torch.is_grad_enabled()):
             names = [layer for layer in self.layers if layer in wanted]
             yield from zip(names, self.chain(dtype)(x.to(dtype), names))
             return
+        chain = self.chain(dtype, fast) if fast else None
         last_stage = 1
-        for (stage, number), conv in zip(self.positions, self.convs()):
+        for place, ((stage, number), conv) in enumerate(zip(self.positions, self.convs())):
             if stage != last_stage:
                 x = nn.functional.max_pool2d(x, 2)
                 last_stage = stage
-            x = conv(x)
+            x = conv(x) if chain is None or place >= fast else _FrozenConvolution.apply(x.to(dtype), chain, place)
             if f"conv{stage}_{number}" in wanted:
                 yield f"conv{stage}_{number}", x
             x = nn.functional.relu(x)
