@@ -139,6 +139,10 @@ class MetricsRecorder(pl.Callback):
             self._sums, self._counts = {}, {}
             self._write(trainer, means)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin anew: what an earlier validation logged and this one does not would be written as if it were new."""
+        self._validation_names = set()
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the means over the held-out data."""
         metrics = trainer.callback_metrics
