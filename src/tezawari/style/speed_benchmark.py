@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from tezawari.core.errors import UserError
 from tezawari.core.machine import computes_bf16, keep_freed_memory
 from tezawari.core.runs import describe_machine
+from tezawari.core.timing import count_gflop, matmul_peak, time_in_turns
 from tezawari.data.photo import write_photo
 from tezawari.data.sample import SampleData
 from tezawari.style.equal_steps_benchmark import train_equally
@@ -41,7 +42,6 @@ from tezawari.style.speed_candidates import (
     training_step,
 )
 from tezawari.style.speed_report import EqualStepsRow, Machine, MemoryRow, Report, StylizeRow, TrainingRow, write_report
-from tezawari.style.timing import count_gflop, matmul_peak, time_in_turns
 
 Part = Literal["training", "stylise", "memory", "photo"]
 FOLDER = "style_speed"

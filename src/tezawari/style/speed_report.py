@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tezawari.style.timing import Timing
+from tezawari.core.timing import Timing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

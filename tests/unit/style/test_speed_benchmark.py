@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from tezawari.cli import evaluate
+from tezawari.core import timing
 from tezawari.core.errors import UserError
 from tezawari.export.onnx import Exported, export_onnx
-from tezawari.style import speed_benchmark, timing
+from tezawari.style import speed_benchmark
 from tezawari.style.network import ConditionalNetwork, build_network
 from tezawari.style.package import save_network
 from tezawari.style.peak_memory import Job, PeakMemory, PhotoJob, StylizeJob, measure

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tezawari.core.timing import count_gflop
 from tezawari.features.backbone import load_backbone
 from tezawari.style.loss import PerceptualLoss, style_targets
 from tezawari.style.textbook import TextbookLoss, TextbookNetwork, Upsampling
-from tezawari.style.timing import count_gflop
 
 BOTH: tuple[Upsampling, ...] = ("transposed", "resize")
 # (inputs, outputs, kernel) of Johnson's convolutions, in order; five residual blocks of two in the middle.
