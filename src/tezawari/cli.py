@@ -18,6 +18,7 @@ from tezawari.core.machine import keep_freed_memory
 COMMANDS: dict[str, tuple[str, str]] = {
     "stylize": ("tezawari.style.stylize_command", "restyle photos with a trained network"),
     "paint": ("tezawari.style.paint_command", "restyle a photo by optimising its pixels (Gatys)"),
+    "segment": ("tezawari.segmentation.segment_command", "find classes in photos with a trained network"),
     "runs": ("tezawari.core.runs_command", "list training runs and compare their metrics"),
     "experiments": ("tezawari.core.experiments_command", "gather the results of all experiments on one page"),
 }

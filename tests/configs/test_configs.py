@@ -18,8 +18,17 @@ from tezawari.cli import train
 from tezawari.core.config import compose_config
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["backbone.weights=random", "data.image_size=32", "data.style_size=32", "data.batch_size=2", "data.epoch_size=4"]
+TINY = ["backbone.weights=random", "data.image_size=32", "data.batch_size=2"]
+STYLES = ["data.style_size=32", "data.epoch_size=4"]
+SCENES = ["data.train_scenes=4", "data.val_scenes=2"]
 SHORT = ["trainer.max_steps=1", "trainer.val_every=0", "trainer.log_every=1"]
+# What a model needs for one step besides: a run of stc is cut into phases.
+FOR_MODEL = {
+    "multistyle": STYLES,
+    "saliency": SCENES,
+    "segmenter": SCENES,
+    "stc": [*SCENES, "trainer.max_steps=2", "model.rounds=1", "model.background=0.5"],
+}
 
 
 def options(group: str) -> list[str]:
@@ -47,7 +56,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def images(folders: list[str]) -> list[str]:
-    return ["data=images", *folders, *TINY]
+    return ["data=images", *folders, *TINY, *STYLES]
 
 
 @pytest.mark.parametrize("model", options("model"))
@@ -76,7 +85,8 @@ def run(output_dir: Path, *words: str) -> dict[str, Any]:
 @pytest.mark.parametrize("model", options("model"))
 def test_every_backbone_trains(model: str, backbone: str, images: list[str], tmp_path: Path) -> None:
     smaller = ["backbone.name=resnet18"] if backbone == "timm" else []
-    record = run(tmp_path, f"model={model}", f"backbone={backbone}", *smaller, *images)
+    data = images if model == "multistyle" else [*TINY, *FOR_MODEL[model]]
+    record = run(tmp_path, f"model={model}", f"backbone={backbone}", *smaller, *data)
     assert record["status"] == "finished"
     assert "checkpoint" in record["artefacts"]
 
@@ -85,7 +95,7 @@ def test_every_backbone_trains(model: str, backbone: str, images: list[str], tmp
 def test_every_model_trains_on_its_own_data(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its pictures are large, and how a run is summed up is tested elsewhere.
     monkeypatch.delattr("tezawari.style.lightning_module.MultiStyle.summarise_run")
-    assert run(tmp_path, f"model={model}", *TINY)["status"] == "finished"
+    assert run(tmp_path, f"model={model}", *TINY, *FOR_MODEL[model])["status"] == "finished"
 
 
 @pytest.mark.parametrize("trainer", sorted(set(options("trainer")) - {"cpu", "gpu", "ddp"}))

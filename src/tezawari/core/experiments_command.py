@@ -47,8 +47,11 @@ _CONTEXT = {
     "wall_seconds",
     "method",
     "n",
+    "data",
+    "backbone",
 }
 _MARGIN = "_margin"
+_PUBLISHED = "published_"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path(), help="the project (default: here)")
     parser.add_argument("--record", metavar="NAME", help="the experiment that --run belongs to")
     parser.add_argument("--run", metavar="RUN", type=Path, help="the folder of its training run")
-    parser.add_argument("--summary", metavar="CSV", type=Path, help="summary.csv of evaluate.py benchmark=style")
+    parser.add_argument(
+        "--summary", metavar="CSV", type=Path, help="summary.csv of evaluate.py benchmark=style or segmentation"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,20 +118,32 @@ def results_of(run_dir: Path, summary: Path) -> list[dict[str, str]]:
         with summary.open(encoding="utf-8", newline="") as file:
             measured = list(csv.DictReader(file))
     except OSError as error:
-        raise UserError(f"cannot read {summary}: {error.strerror}: evaluate.py benchmark=style writes it") from error
+        raise UserError(f"cannot read {summary}: {error.strerror}: evaluate.py benchmark=… writes it") from error
     for row in measured:
         context = {name: row[name] for name in ("commit", "cores", "processor", "wall_seconds", "seed")}
         described = {
             "method": row["method"],
-            "data": f"{row['photos']} photos × {row['styles']} styles, {row['image_size']} px, judge {row['judge']}",
+            "data": row.get("data") or _style_data(row),
             "size": row["n"],
         }
         rows += [
-            {**common, **context, **described, "metric": name, "value": value, "interval": row.get(name + _MARGIN, "")}
+            {
+                **common,
+                **context,
+                **described,
+                "metric": name,
+                "value": value,
+                "interval": row.get(name + _MARGIN, ""),
+                "published": row.get(_PUBLISHED + name) or _NOT_PUBLISHED,
+            }
             for name, value in row.items()
-            if name not in _CONTEXT and not name.endswith(_MARGIN)
+            if name not in _CONTEXT and not name.endswith(_MARGIN) and not name.startswith(_PUBLISHED)
         ]
     return rows
+
+
+def _style_data(row: dict[str, str]) -> str:
+    return f"{row['photos']} photos × {row['styles']} styles, {row['image_size']} px, judge {row['judge']}"
 
 
 def draw_curves(run_dir: Path, path: Path) -> Path:

@@ -27,7 +27,7 @@ def test_a_worker_computes_alone_and_may_share_what_it_does() -> None:
         for piece in pieces:
             torch.ones(64, 64) @ torch.ones(64, 64)
             seen.append(torch.get_num_threads())
-            share(lambda more: inner.extend(10 * piece + one for one in more), range(3))
+            share(lambda more, of=piece: inner.extend(10 * of + one for one in more), range(3))  # type: ignore[misc]
 
     share(work, range(4))
     assert seen == [1, 1, 1, 1]

@@ -1,0 +1,151 @@
+"""Trained networks of this room as files: safetensors with a JSON header to publish, Lightning checkpoints to read."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tezawari.core.checkpoints import list_checkpoints
+from tezawari.core.errors import UserError
+from tezawari.core.runs import CHECKPOINTS_FOLDER
+from tezawari.segmentation.network import SaliencyNetwork
+from tezawari.segmentation.segmenter import Segmenter
+
+_HEADER = "tezawari"
+SALIENCY_FILE = "saliency.safetensors"
+SEGMENTER_FILE = "segmenter.safetensors"
+
+Kind = Literal["saliency", "segmenter"]
+
+
+@dataclass(frozen=True)
+class TrainedSegmentation:
+    """A network ready to use (evaluation mode, float32), the names of its K classes, and how it was made."""
+
+    network: SaliencyNetwork | Segmenter
+    class_names: list[str]
+    meta: dict[str, Any]
+
+
+def describe(network: SaliencyNetwork | Segmenter, class_names: list[str]) -> dict[str, Any]:
+    """Return, as plain values, what it takes to build ``network`` again and to name its classes."""
+    if isinstance(network, Segmenter):
+        return {"kind": "segmenter", "backbone": network.backbone, "class_names": class_names}
+    return {
+        "kind": "saliency",
+        "backbone": network.backbone,
+        "class_names": class_names,
+        "pooling": network.pooling,
+        "layer": network.layer,
+    }
+
+
+def _build(header: dict[str, Any]) -> SaliencyNetwork | Segmenter:
+    classes = len(header["class_names"])
+    if header["kind"] == "segmenter":
+        return Segmenter(header["backbone"], classes, weights="replaced")
+    return SaliencyNetwork(header["backbone"], classes, header["pooling"], "replaced", header["layer"])
+
+
+def save_trained(
+    path: Path,
+    network: SaliencyNetwork | Segmenter,
+    class_names: list[str],
+    meta: dict[str, Any],
+) -> Path:
+    """Write ``network`` as safetensors whose header says its shape, its classes and ``meta`` as JSON; return the path.
+
+    The file is written aside and renamed, so that it is whole or absent.
+    """
+    header = {"format": 1, **describe(network, class_names), "meta": meta}
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in network.state_dict().items()}
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, aside, {_HEADER: json.dumps(header, ensure_ascii=False, sort_keys=True)})
+        aside.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def load_trained(path: Path, kind: Kind) -> TrainedSegmentation:
+    """Read a network of ``kind`` from a published ``.safetensors`` file, a ``.ckpt``, or the folder of a run.
+
+    Raises:
+        UserError: when there is none, it is damaged, or it is of the other kind.
+    """
+    file = _find(path.expanduser(), kind)
+    try:
+        header, tensors = (_read_checkpoint if file.suffix == ".ckpt" else _read_safetensors)(file, kind)
+        network = _build(header)
+        network.load_state_dict(tensors)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are readers
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} cannot be read as a trained network: {reason[:160]}") from error
+    return TrainedSegmentation(network.eval().requires_grad_(False), list(header["class_names"]), dict(header["meta"]))
+
+
+def load_any(path: Path) -> TrainedSegmentation:
+    """Read the segmenter of a run or file, or its saliency network; errors are :func:`load_trained`'s."""
+    path = path.expanduser()
+    if path.is_dir():
+        segments = (path / SEGMENTER_FILE).is_file()
+        return load_trained(path, "segmenter" if segments else "saliency")
+    if path.suffix == ".safetensors" and path.is_file():
+        return load_trained(path, "segmenter" if _kind_of(path) == "segmenter" else "saliency")
+    try:
+        return load_trained(path, "segmenter")
+    except UserError:
+        return load_trained(path, "saliency")
+
+
+def _kind_of(path: Path) -> str | None:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get(_HEADER, "{}")).get("kind")
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError):
+        return None  # reading it again says what is wrong
+
+
+def _find(path: Path, kind: Kind) -> Path:
+    command = "python train.py model=" + ("saliency" if kind == "saliency" else "stc")
+    if path.is_dir():
+        published = path / (SALIENCY_FILE if kind == "saliency" else SEGMENTER_FILE)
+        candidates = [published, *list_checkpoints(path / CHECKPOINTS_FOLDER)[:1]]
+        found = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if found is None:
+            raise UserError(f"{path} is no run with a {kind} network: train one with `{command}`")
+        return found
+    if not path.is_file():
+        raise UserError(f"no {kind} network at {path}: train one with `{command}`")
+    return path
+
+
+def _read_safetensors(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+        if header.get("kind") != kind:
+            raise UserError(f"{path} is not a {kind} network: its header says {header.get('kind', 'nothing')}")
+        return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    header = checkpoint.get("networks", {}).get(kind)
+    if header is None:
+        raise UserError(f"{path} holds no {kind} network")
+    prefix = f"{kind}."
+    tensors = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return {**header, "meta": dict(checkpoint["hyper_parameters"])}, tensors

@@ -1,0 +1,1 @@
+"""Self-training from simple to complex images (METHODS §4)."""
