@@ -71,6 +71,7 @@ def evaluate_once(cfg: DictConfig, overrides: Sequence[str] = ()) -> int:
     """Run one checked benchmark and print which files it left."""
     from tezawari.core.config import build
 
+    keep_freed_memory()
     files: dict[str, Path] = build(cfg.benchmark, output_dir=cfg.output_dir)
     width = max((len(name) for name in files), default=0)
     for name, path in files.items():

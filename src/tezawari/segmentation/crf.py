@@ -46,7 +46,9 @@ class CrfParameters:
     """The field's two kernels (Krähenbühl & Koltun, 2011, eq. 3) and how long it is iterated.
 
     ``gaussian_sxy`` and ``bilateral_sxy`` are standard deviations in pixels of the image, ``bilateral_srgb`` one in
-    levels of 0 … 255; the weights multiply the kernels. The defaults are those of the authors' example.
+    levels of 0 … 255; the weights multiply the kernels. The defaults are those of the authors' example but for
+    ``bilateral_sxy`` and ``bilateral_weight``, 80 and 10 there: half of it kept small objects better on 40 training
+    images of VOC. [ours]
 
     Raises :class:`UserError` for a value that is not a number in 0.001 … 1e6, or a number of iterations that is not a
     whole one in 1 … 1000.
@@ -55,9 +57,9 @@ class CrfParameters:
     iterations: int = 10
     gaussian_sxy: float = 3.0
     gaussian_weight: float = 3.0
-    bilateral_sxy: float = 80.0
+    bilateral_sxy: float = 50.0
     bilateral_srgb: float = 13.0
-    bilateral_weight: float = 10.0
+    bilateral_weight: float = 5.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -20,6 +20,8 @@ _INTEGER_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 _RANGE_TOLERANCE = 1e-4
 _MOST_CLASSES = IGNORE_INDEX - 1
 _OPACITY = 0.55
+# A map's largest value, 1, would be infinite odds, and so would a background of nothing.
+_SUREST, _LEAST_BACKGROUND = 0.999, 1e-6
 _FONT_SIZE, _CHIP, _GAP = 12, 10, 5
 # Black to white through red and yellow, at equal steps.
 _HEAT = np.array([(0, 0, 0), (87, 15, 109), (187, 55, 84), (249, 142, 8), (252, 220, 90), (255, 255, 255)])
@@ -28,12 +30,14 @@ _HEAT = np.array([(0, 0, 0), (87, 15, 109), (187, 55, 84), (249, 142, 8), (252, 
 def class_probabilities(maps: np.ndarray | Tensor, background: float) -> np.ndarray:
     """Turn the maps of an image's candidate classes into probabilities with the background first.
 
-    The background's score is the constant ``background`` at every pixel, and the scores are divided by their sum. So a
-    pixel belongs to the class of its largest map where that exceeds ``background``. [ours]
+    The odds of class c against the background are ``m_c (1 − b) / (b (1 − m_c))`` for its map's value m_c and the
+    background score b: map and score are compared as log-odds. So a pixel belongs to the class of its largest map where
+    that exceeds b, and a map that is near 1 is sure of its class whatever the score. [ours; METHODS §3 takes 1 − the
+    foreground map for the background]
 
     Args:
         maps: (K', H, W) in [0, 1].
-        background: above 0, at most 1; what calibration chose for the method that made the maps.
+        background: between 0 and 1; what calibration chose for the method that made the maps.
 
     Returns:
         (1 + K', H, W) float32, positive for the background, summing to 1.
@@ -42,15 +46,17 @@ def class_probabilities(maps: np.ndarray | Tensor, background: float) -> np.ndar
         UserError: a background score outside of its range.
         ValueError: maps of another shape or range, or not finite.
     """
-    if not np.finfo(np.float32).tiny <= background <= 1:
-        raise UserError(f"background={background}: must be above 0 and at most 1, such as 0.3")
+    if not _LEAST_BACKGROUND <= background < 1:
+        raise UserError(f"background={background}: must lie between 0 and 1, such as 0.3")
     scores = np.asarray(maps, dtype=np.float32)
     if scores.ndim != 3:
         raise ValueError(f"maps must be (K', H, W), not {scores.shape}")
     if scores.size and not (scores.min() >= 0 and scores.max() <= 1 + _RANGE_TOLERANCE):
         raise ValueError(f"maps must lie in [0, 1], not {scores.min():g} … {scores.max():g}")
-    scores = np.concatenate([np.full((1, *scores.shape[1:]), background, np.float32), scores])
-    return scores / scores.sum(0)
+    sure = scores.clip(0, _SUREST)
+    odds = sure * np.float32((1 - background) / background) / (1 - sure)
+    odds = np.concatenate([np.ones((1, *scores.shape[1:]), np.float32), odds])
+    return odds / odds.sum(0)
 
 
 def mask_of(probabilities: np.ndarray, classes: Sequence[int]) -> np.ndarray:

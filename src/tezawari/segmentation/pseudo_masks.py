@@ -21,7 +21,7 @@ from tezawari.segmentation.segmenter import Segmenter, predict_probabilities
 
 THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
 _CALIBRATION_STREAM = 2**18
-_CALIBRATION_SIDE = 320
+_CALIBRATION_SIDE = 240
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def calibrate_background(
     images: Sequence[LabelledImage],
     method: Method,
     seed: int,
-    count: int = 48,
+    count: int = 32,
     thresholds: Sequence[float] = THRESHOLDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, dict[str, float]]:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--auto", action="store_true", help="look for what the network finds (the default)")
     parser.add_argument("--method", choices=get_args(Method), default="dcsm", help="of a saliency network")
     parser.add_argument(
-        "--background", metavar="S", type=float, default=DEFAULT_BACKGROUND, help="its score, in (0, 1]"
+        "--background", metavar="S", type=float, default=DEFAULT_BACKGROUND, help="its score, in (0, 1)"
     )
     parser.add_argument(
         "--crf",
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     segmenter = PhotoSegmenter.load(args.checkpoint)
     crf = parse_crf(args.crf)
     labels = [name.strip() for name in args.labels.split(",") if name.strip()] if args.labels else None
-    if not 0 < args.background <= 1:
-        raise UserError(f"--background {args.background:g}: must be above 0 and at most 1")
+    if not 0 < args.background < 1:
+        raise UserError(f"--background {args.background:g}: must lie between 0 and 1")
     args.output.mkdir(parents=True, exist_ok=True)
     failures = 0
     for photo in args.photos:

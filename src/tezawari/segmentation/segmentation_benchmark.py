@@ -41,7 +41,7 @@ def benchmark_segmentation(
     segmenters: dict[str, str] | None = None,
     methods: list[Method] | None = None,
     crf: dict[str, float] | None = None,
-    calibration_images: PositiveInt = 48,
+    calibration_images: PositiveInt = 32,
     background: float | None = None,
     max_images: PositiveInt | None = None,
     crf_workers: NonNegativeInt = 2,
