@@ -29,7 +29,7 @@ def _mask(seed: int = 0, size: tuple[int, int] = (7, 11)) -> np.ndarray:
 # --- from maps --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("background", [0.01, 0.3, 1.0])
+@pytest.mark.parametrize("background", [0.01, 0.3, 0.97])
 def test_a_pixel_is_its_largest_map_where_that_exceeds_the_background(background: float) -> None:
     maps = np.random.default_rng(0).random((3, 20, 30)).astype(np.float32)
     probabilities = class_probabilities(maps, background)
@@ -39,6 +39,13 @@ def test_a_pixel_is_its_largest_map_where_that_exceeds_the_background(background
     classes = [4, 0, 19]
     expected = np.where(maps.max(0) > background, np.array([5, 1, 20])[maps.argmax(0)], 0)
     np.testing.assert_array_equal(mask_of(probabilities, classes), expected)
+
+
+def test_one_class_is_as_probable_as_its_log_odds_against_the_background_say() -> None:
+    maps = torch.linspace(0.01, 0.99, 99).view(1, 9, 11)
+    wanted = torch.sigmoid(torch.logit(maps[0]) - torch.logit(torch.tensor(0.8)))
+    np.testing.assert_allclose(class_probabilities(maps, 0.8)[1], wanted.numpy(), rtol=1e-4)
+    assert class_probabilities(np.ones((1, 1, 1)), 0.8)[1, 0, 0] > 0.99
 
 
 def test_empty_maps_are_background_and_tensors_are_taken() -> None:
@@ -52,7 +59,7 @@ def test_equal_scores_go_to_the_background() -> None:
     assert (mask_of(class_probabilities(np.full((2, 3, 3), 0.5), 0.5), [0, 1]) == 0).all()
 
 
-@pytest.mark.parametrize("background", [0.0, -0.1, 1.1, float("nan"), 1e-60])
+@pytest.mark.parametrize("background", [0.0, -0.1, 1.0, float("nan"), 1e-60])
 def test_background_scores_out_of_range_are_refused(background: float) -> None:
     with pytest.raises(UserError, match="background="):
         class_probabilities(np.zeros((1, 2, 2)), background)
