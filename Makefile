@@ -38,4 +38,6 @@ $(STAMP): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the environment into .venv (several minutes the first time)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock -e '.[segmentation]' || \
+		echo "pydensecrf2 could not be built, for which it needs a C++ compiler: all works but the CRF (crf=null, --crf none)"
 	@touch $@

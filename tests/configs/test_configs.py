@@ -27,7 +27,7 @@ FOR_MODEL = {
     "multistyle": STYLES,
     "saliency": SCENES,
     "segmenter": SCENES,
-    "stc": [*SCENES, "trainer.max_steps=2", "model.rounds=1", "model.background=0.5"],
+    "stc": [*SCENES, "trainer.max_steps=2", "model.rounds=1", "model.background=0.5", "model.crf=null"],
 }
 
 

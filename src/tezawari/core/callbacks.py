@@ -209,6 +209,24 @@ class Checkpointer(Checkpoint):
             keep_newest(self._folder, self._keep)
             self._on_saved(trainer.global_step)
 
+    def leave_if_asked(self, trainer: pl.Trainer) -> None:
+        """Stop in the middle of long work between two steps, if asked to: raise TrainingStopped.
+
+        The step is saved first, unless it is still to be validated; then a resume starts from the one before.
+        """
+        if self._stop.signal is None:
+            return
+        if not _validates_now(trainer):
+            self._settle(trainer)
+        raise TrainingStopped(trainer.global_step, 128 + self._stop.signal)
+
+
+def leave_if_asked(trainer: pl.Trainer) -> None:
+    """Let a module that works long between two steps stop when the run is asked to; see :class:`Checkpointer`."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpointer):
+            callback.leave_if_asked(trainer)
+
 
 def _validates_now(trainer: pl.Trainer) -> bool:
     every = trainer.val_check_interval

@@ -13,6 +13,8 @@ _DISK_ERRORS = {
     errno.EFBIG: "the file would be larger than is allowed here",
     errno.EROFS: "the disk is read-only",
     errno.EACCES: "permission denied",
+    errno.EEXIST: "a file is in the way of that folder",
+    errno.ENOTDIR: "a part of that path is a file, not a folder",
 }
 
 

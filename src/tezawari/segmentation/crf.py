@@ -226,6 +226,11 @@ def _serve() -> None:
         answers.flush()
 
 
+def require_library() -> None:
+    """Raise UserError where ``pydensecrf2`` is not installed: before long work that ends in it."""
+    _library()
+
+
 def _library() -> ModuleType:
     try:
         from pydensecrf import densecrf

@@ -178,7 +178,8 @@ class SegmenterTraining(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the network is, so that the checkpoint can be used by itself."""
         assert self.segmenter is not None
-        checkpoint["networks"] = {"segmenter": describe(self.segmenter, self.class_names)}
+        side = {"meta": {"image_size": labelled_data(self).image_size}}
+        checkpoint["networks"] = {"segmenter": {**describe(self.segmenter, self.class_names), **side}}
 
     def summarise_run(self, run_dir: Path) -> dict[str, Path]:
         """Publish the network and draw its masks of held-out images."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from tezawari.core.checkpoints import write_atomically
 from tezawari.core.errors import UserError, describe_os_error
 from tezawari.data.labelled_image import IGNORE_INDEX
 
@@ -111,18 +111,11 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     picture.putpalette(voc_colors().tobytes())
     stream = io.BytesIO()
     picture.save(stream, "PNG")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(stream.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        write_atomically(path, stream.getvalue())
     except OSError as error:
         raise UserError(f"the mask {path} could not be written: {describe_os_error(error)}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ SALIENCY_FILE = "saliency.safetensors"
 SEGMENTER_FILE = "segmenter.safetensors"
 
 Kind = Literal["saliency", "segmenter"]
+_KINDS: tuple[Kind, Kind] = ("saliency", "segmenter")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def save_trained(
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot write {path}: {error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder is none, nothing was written
+            aside.unlink()
     return path
 
 
@@ -100,15 +103,16 @@ def load_trained(path: Path, kind: Kind) -> TrainedSegmentation:
 def load_any(path: Path) -> TrainedSegmentation:
     """Read the segmenter of a run or file, or its saliency network; errors are :func:`load_trained`'s."""
     path = path.expanduser()
-    if path.is_dir():
-        segments = (path / SEGMENTER_FILE).is_file()
-        return load_trained(path, "segmenter" if segments else "saliency")
+    if path.is_dir() and (path / SEGMENTER_FILE).is_file():
+        return load_trained(path, "segmenter")
     if path.suffix == ".safetensors" and path.is_file():
         return load_trained(path, "segmenter" if _kind_of(path) == "segmenter" else "saliency")
+    # Of an unfinished run of self-training, whose segmenter may not have learnt anything yet, the saliency network.
+    first, second = _KINDS if path.is_dir() else _KINDS[::-1]
     try:
-        return load_trained(path, "segmenter")
+        return load_trained(path, first)
     except UserError:
-        return load_trained(path, "saliency")
+        return load_trained(path, second)
 
 
 def _kind_of(path: Path) -> str | None:
@@ -148,4 +152,4 @@ def _read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, 
         raise UserError(f"{path} holds no {kind} network")
     prefix = f"{kind}."
     tensors = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return {**header, "meta": dict(checkpoint["hyper_parameters"])}, tensors
+    return {**header, "meta": {**checkpoint["hyper_parameters"], **header.get("meta", {})}}, tensors

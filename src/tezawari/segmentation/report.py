@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -178,16 +179,16 @@ def _cut(picture: np.ndarray, like: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[: like.shape[0], : like.shape[1]])
 
 
-def draw_curves(report: Report, path: Path) -> Path:
-    """Draw mean IoU over the background's score, without CRF and with true labels; what was chosen is marked.
+def require_matplotlib() -> None:
+    """Raise UserError where matplotlib, which draws the curves, is not installed."""
+    if find_spec("matplotlib") is None:
+        raise UserError("matplotlib is not installed: pip install 'tezawari[sweep]'")
 
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("matplotlib is not installed: pip install 'tezawari[sweep]'") from error
+
+def draw_curves(report: Report, path: Path) -> Path:
+    """Draw mean IoU over the background's score, without CRF and with true labels; what was chosen is marked."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for method, matrices in report.curves.items():

@@ -60,6 +60,14 @@ class PhotoSegmenter:
         """
         return cls(load_any(checkpoint))
 
+    def places(self, image_labels: Sequence[str]) -> list[int]:
+        """Return the places of classes among the network's; raises UserError for one that it does not know."""
+        names = self.trained.class_names
+        for name in image_labels:
+            if name not in names:
+                raise UserError(f"the network knows no {name}{did_you_mean(name, names)}")
+        return sorted({names.index(name) for name in image_labels})
+
     def __call__(
         self,
         pixels: np.ndarray,
@@ -78,13 +86,10 @@ class PhotoSegmenter:
             crf: None leaves the masks as they are.
 
         Raises:
-            UserError: a label that the network does not know, or a photo of less than a pixel of the backbone.
+            UserError: a label that the network does not know.
         """
         names = self.trained.class_names
-        for name in image_labels or ():
-            if name not in names:
-                raise UserError(f"the network knows no {name}{did_you_mean(name, names)}")
-        known = None if not image_labels else sorted({names.index(name) for name in image_labels})
+        known = None if not image_labels else self.places(image_labels)
         small = _shrunk(pixels)
         network = self.trained.network
         if isinstance(network, Segmenter):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -56,14 +58,14 @@ def run(args: argparse.Namespace) -> int:
     labels = [name.strip() for name in args.labels.split(",") if name.strip()] if args.labels else None
     if not 0 < args.background < 1:
         raise UserError(f"--background {args.background:g}: must lie between 0 and 1")
+    if labels:
+        segmenter.places(labels)
     args.output.mkdir(parents=True, exist_ok=True)
     failures = 0
-    for photo in args.photos:
+    for photo, stem in zip(args.photos, distinct_stems(args.photos)):
         try:
             pixels = np.ascontiguousarray(load_rgb(photo).permute(1, 2, 0).numpy())
             found = segmenter(pixels, labels, args.method, args.background, crf)
-            number = [other for other in args.photos if other.stem == photo.stem].index(photo)
-            stem = photo.stem + (f"-{number + 1}" if number else "")
             for path in write_results(args.output, stem, pixels, found, segmenter.trained.class_names):
                 print(path)
             print(f"{photo}: {_shares(found, segmenter.trained.class_names)}")
@@ -91,6 +93,22 @@ def parse_crf(words: str) -> CrfParameters | None:
         if name not in _CRF:
             raise UserError(f"--crf {word}: there is no parameter {name} (known: {', '.join(_CRF)})")
     return CrfParameters(**values)  # type: ignore[arg-type]
+
+
+def distinct_stems(photos: Sequence[Path]) -> list[str]:
+    """Return a name for each photo: its stem, with the first number that makes it unlike all others."""
+    taken: set[str] = set()
+    stems = []
+    for photo in photos:
+        numbered = (f"{photo.stem}-{number}" for number in itertools.count(2))
+        # A photo that is called so itself keeps its name.
+        own = {other.stem for other in photos if other is not photo}
+        stem = photo.stem
+        while stem in taken or (stem != photo.stem and stem in own):
+            stem = next(numbered)
+        taken.add(stem)
+        stems.append(stem)
+    return stems
 
 
 def write_results(folder: Path, stem: str, pixels: np.ndarray, found: Segmented, class_names: list[str]) -> list[Path]:

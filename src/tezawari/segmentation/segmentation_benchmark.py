@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
@@ -21,15 +22,16 @@ from tezawari.core.config import build
 from tezawari.core.errors import UserError
 from tezawari.data.labelled import LabelledData
 from tezawari.data.labelled_image import LabelledImage, multi_hot
-from tezawari.segmentation.crf import CrfParameters, refine_many
+from tezawari.segmentation.crf import CrfParameters, refine_many, require_library
 from tezawari.segmentation.masks import class_probabilities, mask_of
 from tezawari.segmentation.metrics import confusion_matrix
 from tezawari.segmentation.network import SaliencyNetwork
 from tezawari.segmentation.package import TrainedSegmentation, load_trained
 from tezawari.segmentation.pseudo_masks import THRESHOLDS, calibrate_background, image_tensor, segment_pixels
-from tezawari.segmentation.report import Figured, Report, Row, write_report
+from tezawari.segmentation.report import Figured, Report, Row, require_matplotlib, write_report
 from tezawari.segmentation.saliency import METHODS, Method, saliency_maps
 from tezawari.segmentation.segmenter import Segmenter
+from tezawari.segmentation.self_training.stages import ROUNDS_FOLDER
 
 _FIGURED = 10
 _SECONDS_A_LINE = 10.0
@@ -80,10 +82,22 @@ def benchmark_segmentation(
         raise UserError(
             "no network is named: type benchmark.saliency=RUN (train one with python train.py model=saliency)"
         )
-    trained = load_trained(Path(saliency), "saliency")
+    require_matplotlib()
+    if crf is not None:
+        require_library()
+    run = Path(saliency).expanduser()
+    trained = load_trained(run, "saliency")
     network = trained.network
     assert isinstance(network, SaliencyNetwork)
-    data = run_data(Path(saliency))
+    data = run_data(run)
+    others = [
+        (label, one)
+        for name, path in (segmenters or {}).items()
+        for label, one in rounds_of(name, Path(path).expanduser())
+    ]
+    for label, one in others:
+        if one.class_names != trained.class_names:
+            raise UserError(f"benchmark.segmenters: {label} knows other classes than {saliency}")
     images = held_out(data, max_images, seed)
     bench = _Bench(network, images, None if crf is None else CrfParameters(**crf), crf_workers)  # type: ignore[arg-type]
     backgrounds: dict[Method, float] = {}
@@ -96,11 +110,8 @@ def benchmark_segmentation(
         )
         _say(f"background of {method}: {backgrounds[method]:g}, chosen on training images and their labels")
     rows = [*bench.saliency(backgrounds)]
-    for name, path in (segmenters or {}).items():
-        for label, one in rounds_of(name, Path(path)):
-            if one.class_names != trained.class_names:
-                raise UserError(f"benchmark.segmenters.{name}={path}: knows other classes than {saliency}")
-            rows += bench.segmenter(label, one)
+    for label, one in others:
+        rows += bench.segmenter(label, one)
     report = Report(
         rows=rows,
         curves=bench.curves,
@@ -120,17 +131,19 @@ def benchmark_segmentation(
 
 def run_data(run: Path) -> LabelledData:
     """Return the data that a run was trained on, as the ``config.yaml`` beside its network says, masks withheld."""
-    folder = run.expanduser() if run.is_dir() else run.expanduser().parent
+    folder = run if run.is_dir() else run.parent
     config = folder / "config.yaml"
     if not config.is_file():
         raise UserError(
             f"{folder} holds no config.yaml, which says what {run} was trained on: name the folder of a run"
         )
     section = OmegaConf.load(config)["data"]  # type: ignore[index]
-    section["supervision"] = "labels"
-    data = build(section)
-    if not isinstance(data, LabelledData):
-        raise UserError(f"{run} was trained on {type(data).__name__}, which has no image labels")
+    kind = get_object(section["_target_"])
+    if not issubclass(kind, LabelledData):
+        raise UserError(f"{run} was trained on {kind.__name__}, which has no image labels")
+    if "supervision" in section:
+        section["supervision"] = "labels"
+    data: LabelledData = build(section)
     data.setup()
     return data
 
@@ -148,11 +161,11 @@ def held_out(data: LabelledData, most: int | None, seed: int) -> list[LabelledIm
 
 def rounds_of(name: str, path: Path) -> Iterator[tuple[str, TrainedSegmentation]]:
     """Yield the segmenters of a run: of every round where it was a self-training run, else its only one."""
-    files = sorted((path / "rounds").glob("round-*.safetensors")) if path.is_dir() else []
+    files = sorted((path / ROUNDS_FOLDER).glob("round-*.safetensors"), key=lambda file: int(file.stem[6:]))
     if not files:
         yield name, load_trained(path, "segmenter")
     for file in files:
-        yield f"{name}, round {file.stem.rpartition('-')[2]}", load_trained(file, "segmenter")
+        yield f"{name}, round {file.stem[6:]}", load_trained(file, "segmenter")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tezawari.core.runs import current_commit, describe_machine
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.core.timing import time_in_turns
 from tezawari.data.materials import material_scene
-from tezawari.segmentation.crf import CrfParameters, refine
+from tezawari.segmentation.crf import CrfParameters, refine, require_library
 from tezawari.segmentation.masks import class_probabilities, mask_of
 from tezawari.segmentation.naive import naive_dcsm
 from tezawari.segmentation.network import SaliencyNetwork
@@ -67,6 +67,9 @@ def benchmark_segmentation_speed(
         raise UserError(
             f"benchmark.candidates={candidates}, benchmark.num_classes={num_classes}: take fewer candidates"
         )
+    if crf is not None:
+        require_library()
+    parameters = None if crf is None else CrfParameters(**crf)  # type: ignore[arg-type]
     torch.manual_seed(seed)
     network = SaliencyNetwork(backbone, num_classes, "average", weights).eval().requires_grad_(False)
     photos = [_photo(seed, index, size) for index in range(images)]
@@ -93,8 +96,8 @@ def benchmark_segmentation_speed(
         slow = time_in_turns({"naive": lambda: found.append(naive_dcsm(network, photos[0][0], labels[0]))}, 1)["naive"]
         difference = float((found[0] - maps_of("dcsm", photos[0])).abs().max())
         rows.append(_row("dcsm, naive loop", slow.median, f"{slow.median / dcsm:.1f} × dcsm", f"{difference:.2g}"))
-    if crf is not None:
-        rows += _crf_rows(network, photos, labels, CrfParameters(**crf), dcsm)  # type: ignore[arg-type]
+    if parameters is not None:
+        rows += _crf_rows(network, photos, labels, parameters, dcsm)
     folder = Path(output_dir) / "segmentation_speed"
     folder.mkdir(parents=True, exist_ok=True)
     record = {

@@ -70,9 +70,7 @@ def test_parts_can_be_left_out(tmp_path: Path) -> None:
         (["repeats=3"], "benchmark has no setting repeats"),
     ],
 )
-def test_a_mistake_is_one_line(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_one_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, *words, *(["naive=false"] if "naive" not in words else [])) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert said in line

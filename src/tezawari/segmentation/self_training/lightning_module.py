@@ -16,12 +16,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from tezawari.core.callbacks import leave_if_asked
 from tezawari.core.checkpoints import write_atomically
 from tezawari.core.errors import UserError
 from tezawari.core.schedule import recipe
 from tezawari.core.seeding import epoch_order
 from tezawari.data.labelled_image import LabelledImage
-from tezawari.segmentation.crf import CrfParameters
+from tezawari.segmentation.crf import CrfParameters, require_library
 from tezawari.segmentation.lightning_module import (
     batch_confusion,
     labelled_data,
@@ -47,9 +48,16 @@ from tezawari.segmentation.pseudo_masks import (
 from tezawari.segmentation.saliency import Method
 from tezawari.segmentation.segmenter import Segmenter
 from tezawari.segmentation.self_training.curriculum import Curriculum, Order, PhaseSamples
-from tezawari.segmentation.self_training.stages import Stage, adopt_stage, mask_path, read_stage, run_stage, stage_key
+from tezawari.segmentation.self_training.stages import (
+    ROUNDS_FOLDER,
+    Stage,
+    adopt_stage,
+    mask_path,
+    read_stage,
+    run_stage,
+    stage_key,
+)
 
-ROUNDS_FOLDER = "rounds"
 _SECONDS_A_LINE = 10.0
 _HELD_BACK_STREAM = 2**19
 
@@ -114,6 +122,8 @@ class SelfTraining(pl.LightningModule):
             raise UserError(f"model.held_back={held_back}: must lie between 0 and 1")
         self.save_hyperparameters()
         self.crf = None if crf is None else CrfParameters(**crf)  # type: ignore[arg-type]
+        if self.crf is not None:
+            require_library()
         self.class_names: list[str] = []
         self.saliency: SaliencyNetwork | None = None
         self.segmenter: Segmenter | None = None
@@ -247,9 +257,10 @@ class SelfTraining(pl.LightningModule):
         """Say what the networks are, so that the checkpoint can be used by itself."""
         assert self.saliency is not None
         assert self.segmenter is not None
+        side = {"meta": {"image_size": labelled_data(self).image_size}}
         checkpoint["networks"] = {
             "saliency": describe(self.saliency, self.class_names),
-            "segmenter": describe(self.segmenter, self.class_names),
+            "segmenter": {**describe(self.segmenter, self.class_names), **side},
         }
 
     # --- phases -------------------------------------------------------------------------------------------------------
@@ -285,7 +296,8 @@ class SelfTraining(pl.LightningModule):
             save_trained(self._rounds / f"round-{number}.safetensors", self.segmenter, self.class_names, self._meta())
             write_atomically(record, (json.dumps({"round": number, "agreement": agreement}) + "\n").encode())
             _say(f"round {number}: agreement on held-back training images {agreement:.3f}")
-        agreements = [figures["agreement"] for figures in self.round_records()]
+        # A resumed run may find the records of rounds that it is yet to train again.
+        agreements = [figures["agreement"] for figures in self.round_records()[:number]]
         return len(agreements) > 1 and agreements[-1] < agreements[-2]
 
     def round_records(self) -> list[dict[str, float]]:
@@ -340,7 +352,13 @@ class SelfTraining(pl.LightningModule):
         def measured(ease: Mapping[str, float]) -> dict[str, float]:
             return {**figures, "mean_ease": float(np.mean(list(ease.values())))}
 
-        return run_stage(folder, key, [image.id for image in images], by_id(make, images), measured, _Lines(number))
+        lines = _Lines(number)
+
+        def progress(done: int, count: int) -> None:
+            lines(done, count)
+            leave_if_asked(self.trainer)
+
+        return run_stage(folder, key, [image.id for image in images], by_id(make, images), measured, progress)
 
     def _masked(self, candidates: Callable[..., Any]) -> Callable[..., Iterator[PseudoMask]]:
         return lambda chosen: pseudo_masks(candidates(chosen), self.crf, self.hparams["confidence"])

@@ -23,6 +23,7 @@ from tezawari.core.errors import UserError
 from tezawari.segmentation.masks import read_mask, write_mask
 from tezawari.segmentation.pseudo_masks import PseudoMask
 
+ROUNDS_FOLDER = "rounds"
 MANIFEST = "manifest.json"
 _UNFINISHED, _ADOPTING = ".unfinished", ".adopting"
 
