@@ -175,7 +175,10 @@ def draw_curves(run_dir: Path, path: Path) -> Path:
 
 
 def page_of(folder: Path, names: list[str]) -> str:
-    """Return the page: every experiment's title and its numbers, published beside measured."""
+    """Return the page: every experiment's title and its numbers, published beside measured.
+
+    Metrics of a single class (``iou/NAME``, ``val/ap/NAME``) are left to ``results.csv``.
+    """
     lines = ["# Experiments", "", "Written by `tezawari experiments`; each recipe below composes.", ""]
     for name in names:
         lines += [f"## [{name}]({name}/README.md)", "", f"`python train.py +experiment={name}`", ""]
@@ -187,6 +190,8 @@ def page_of(folder: Path, names: list[str]) -> str:
             rows = list(csv.DictReader(file))
         lines += ["| metric | method | published | measured | data |", "| :-- | :-- | --: | --: | :-- |"]
         for row in rows:
+            if "/" in row["metric"].removeprefix("val/"):
+                continue
             interval = f" ± {float(row['interval']):.3g}" if row["interval"] else ""
             value = f"{float(row['value']):.4g}{interval}" if row["value"] else ""
             lines.append(f"| {row['metric']} | {row['method']} | {row['published']} | {value} | {row['data']} |")

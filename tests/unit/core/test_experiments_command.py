@@ -69,6 +69,23 @@ def test_a_run_and_its_benchmark_become_results_and_a_page(project: Path) -> Non
     assert "No results yet." in page, "of the other experiment"
 
 
+def test_a_segmentation_summary_says_its_own_data_and_what_was_published(project: Path) -> None:
+    summary = project / "segmentation.csv"
+    kept = {name: SUMMARY[name] for name in ("commit", "cores", "processor", "wall_seconds", "seed")}
+    row = {**kept, "method": "dcsm + CRF", "n": "150", "data": "150 held-out images", "miou": "0.45"}
+    row |= {"miou_margin": "0.02", "published_miou": "0.441", "iou/cat": "0.6"}
+    with summary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow(row)
+    words = ["--run", str(_run(project, "finished")), "--summary", str(summary)]
+    assert _experiments(project, "--record", "multistyle_sample", *words) == 0
+    page = (project / "experiments/README.md").read_text()
+    assert "| miou | dcsm + CRF | 0.441 | 0.45 ± 0.02 | 150 held-out images |" in page
+    assert "iou/cat" not in page
+    assert "iou/cat,dcsm + CRF,0.6,,none" in (project / "experiments/multistyle_sample/results.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
