@@ -18,7 +18,7 @@ from tezawari.data.labelled import LabelledData
 from tezawari.data.labelled_image import IGNORE_INDEX
 from tezawari.segmentation.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
 from tezawari.segmentation.network import Pooling, SaliencyNetwork
-from tezawari.segmentation.package import SALIENCY_FILE, SEGMENTER_FILE, describe, save_trained
+from tezawari.segmentation.package import SALIENCY_FILE, SEGMENTER_FILE, describe, load_trained, save_trained
 from tezawari.segmentation.pictures import save_saliency_sheet, save_segmentation_sheet
 from tezawari.segmentation.segmenter import Segmenter, predict_probabilities
 
@@ -116,6 +116,8 @@ class SegmenterTraining(pl.LightningModule):
     """Train the segmenter on true masks: the ceiling that weak supervision is measured against.
 
     Args:
+        start: a trained saliency network (a file or a run) from whose backbone to begin, as self-training does; None
+            begins from the pretrained one.
         learning_rate: peak of AdamW's learning rate for the pretrained layers.
         head_factor: times that for the layers that start at random.
         weight_decay: of AdamW.
@@ -125,6 +127,7 @@ class SegmenterTraining(pl.LightningModule):
 
     def __init__(
         self,
+        start: str | None = None,
         learning_rate: float = 3e-4,
         head_factor: float = 10.0,
         weight_decay: float = 1e-4,
@@ -147,6 +150,13 @@ class SegmenterTraining(pl.LightningModule):
         self.class_names = list(data.class_names)
         hparams = self.hparams
         self.segmenter = Segmenter(hparams["backbone_name"], len(self.class_names), hparams["backbone_weights"])
+        if hparams["start"] is not None:
+            started = load_trained(Path(hparams["start"]), "saliency").network
+            if started.backbone != hparams["backbone_name"]:
+                raise UserError(
+                    f"model.start={hparams['start']} is a {started.backbone}: take backbone={started.backbone}"
+                )
+            self.segmenter.start_from(started.trunk)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the cross-entropy of a batch ``{image, mask}``, averaged over the pixels that are not ignored."""

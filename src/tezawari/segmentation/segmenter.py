@@ -69,6 +69,12 @@ class Segmenter(nn.Module):
             features = smooth(features + lateral(features_there))
         return self.classifier(features)
 
+    @torch.no_grad()
+    def start_from(self, trunk: nn.Module) -> None:
+        """Take over the weights of another network's trunk of the same backbone, as far as this one is as deep."""
+        theirs = trunk.state_dict()
+        self.trunk.load_state_dict({key: theirs[key] for key in self.trunk.state_dict()})
+
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that start at random, which learn faster than the pretrained ones."""
         trunk = {id(parameter) for parameter in self.trunk.parameters()}

@@ -85,7 +85,9 @@ class SelfTraining(pl.LightningModule):
         order: ``easy`` shows easy images first, ``random`` is the control.
         augment: show easy images once more in every pass, at scales that vary more.
         first_share: the share of the images that a round begins with.
-        restart: begin every round from the pretrained backbone rather than from the round before.
+        restart: begin every round anew rather than from the round before.
+        from_saliency: begin rounds from the saliency network's backbone, which knows the classes already, rather than
+            from the pretrained one, which takes many more steps to learn them from masks. [ours]
         held_back: share of the training images that only measure agreement.
         learning_rate: peak of AdamW's learning rate for the pretrained layers.
         head_factor: times that for the layers that start at random.
@@ -108,6 +110,7 @@ class SelfTraining(pl.LightningModule):
         augment: bool = True,
         first_share: float = 0.5,
         restart: bool = True,
+        from_saliency: bool = True,
         held_back: float = 0.1,
         learning_rate: float = 3e-4,
         head_factor: float = 10.0,
@@ -157,6 +160,11 @@ class SelfTraining(pl.LightningModule):
                 )
             assert isinstance(trained.network, SaliencyNetwork)
             self.saliency = trained.network
+            if hparams["from_saliency"] and self.saliency.backbone != hparams["backbone_name"]:
+                raise UserError(
+                    f"{hparams['saliency']} is a {self.saliency.backbone}: take backbone={self.saliency.backbone}, or "
+                    "model.from_saliency=false"
+                )
         examples = data.examples("train")
         count = max(1, round(hparams["held_back"] * len(examples)))
         held_back = {int(i) for i in epoch_order(data.seed, _HELD_BACK_STREAM, len(examples))[:count]}
@@ -174,7 +182,8 @@ class SelfTraining(pl.LightningModule):
     def _fresh_segmenter(self) -> Segmenter:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(labelled_data(self).seed)
-            return Segmenter(self.hparams["backbone_name"], len(self.class_names), self.hparams["backbone_weights"])
+            name, weights = self.hparams["backbone_name"], self.hparams["backbone_weights"]
+            return Segmenter(name, len(self.class_names), weights)
 
     @property
     def _first_round_phase(self) -> int:
@@ -280,6 +289,9 @@ class SelfTraining(pl.LightningModule):
         """Put the segmenter back to where every round begins, and forget the optimiser's moments of it."""
         assert self.segmenter is not None
         self.segmenter.load_state_dict(self._fresh_segmenter().state_dict())
+        if self.hparams["from_saliency"]:
+            assert self.saliency is not None
+            self.segmenter.start_from(self.saliency.trunk)
         optimizer = self.trainer.optimizers[0]
         for parameter in self.segmenter.parameters():
             optimizer.state.pop(parameter, None)
