@@ -71,9 +71,9 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def start_from(self, trunk: nn.Module) -> None:
-        """Take over the weights of another network's trunk of the same backbone, as far as this one is as deep."""
-        theirs = trunk.state_dict()
-        self.trunk.load_state_dict({key: theirs[key] for key in self.trunk.state_dict()})
+        """Take over the weights of another network's trunk of the same backbone, as far as both are deep."""
+        theirs, own = trunk.state_dict(), self.trunk.state_dict()
+        self.trunk.load_state_dict({**own, **{key: theirs[key] for key in own if key in theirs}})
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that start at random, which learn faster than the pretrained ones."""

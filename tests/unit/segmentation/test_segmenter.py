@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from tezawari.core.errors import UserError
 from tezawari.features.backbone import available_layers
+from tezawari.features.trunk import Trunk
+from tezawari.segmentation.network import SaliencyNetwork
 from tezawari.segmentation.segmenter import Segmenter, predict_probabilities, segmenter_layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,6 +34,28 @@ def test_every_backbone_gives_a_logit_for_background_and_class(backbone: str) ->
     logits = network(torch.rand(2, 3, 64, 96))
     assert logits.shape == (2, 1 + CLASSES, 64 // strides[0], 96 // strides[0])
     assert bool(logits.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layer"), [("efficientnet_lite0", None), ("vgg16", "relu4_3"), ("resnet18", None)]
+)
+@torch.no_grad()
+def test_it_begins_where_a_saliency_network_ended_as_far_as_both_are_deep(backbone: str, layer: str | None) -> None:
+    saliency = SaliencyNetwork(backbone, CLASSES, weights="random", layer=layer).eval()
+    for parameter in saliency.trunk.parameters():
+        parameter.add_(0.01)
+    network = Segmenter(backbone, CLASSES, weights="random").eval()
+    image = torch.rand(1, 3, 64, 64)
+    shared = [name for name in network.layers if name in saliency.layers]
+
+    def features(trunk: Trunk) -> list[torch.Tensor]:
+        return [found for _, found in trunk.walk(image, frozenset(shared))]
+
+    before = features(network.trunk)
+    network.start_from(saliency.trunk)
+    assert not torch.equal(before[-1], features(network.trunk)[-1])
+    for ours, theirs in zip(features(network.trunk), features(saliency.trunk), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_timm_network_is_read_at_its_last_three_stages() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tezawari.core.errors import UserError
 from tezawari.segmentation.pseudo_masks import PseudoMask
-from tezawari.segmentation.self_training.stages import read_stage, run_stage, stage_key
+from tezawari.segmentation.self_training.stages import adopt_stage, read_stage, run_stage, stage_key
 
 IDS = ["a", "b/c", "d"]
 MASK = np.array([[0, 1], [255, 2]], np.uint8)
@@ -95,3 +95,18 @@ def test_the_key_hangs_on_values_and_on_every_weight() -> None:
     with torch.no_grad():
         network.bias[1] += 1e-3
     assert key != stage_key({"a": 1}, [network])
+
+
+def test_another_runs_stage_is_adopted_only_where_it_is_what_would_be_made(tmp_path: Path) -> None:
+    made = run_stage(tmp_path / "theirs", "key", IDS, make([]))
+    with pytest.raises(UserError, match="another configuration"):
+        adopt_stage(tmp_path / "theirs", tmp_path / "ours", "other")
+    with pytest.raises(UserError, match="no finished masks"):
+        adopt_stage(tmp_path / "nowhere", tmp_path / "ours", "key")
+    assert read_stage(tmp_path / "ours") is None
+    (tmp_path / "ours.adopting").mkdir()  # what a kill in the middle of copying leaves
+    adopt_stage(tmp_path / "theirs", tmp_path / "ours", "key")
+    adopted = read_stage(tmp_path / "ours")
+    assert adopted is not None
+    assert adopted.ease == made.ease
+    assert (adopted.mask("b/c") == MASK).all()
