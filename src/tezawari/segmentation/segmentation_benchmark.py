@@ -34,6 +34,7 @@ from tezawari.segmentation.segmenter import Segmenter
 from tezawari.segmentation.self_training.stages import ROUNDS_FOLDER
 
 _FIGURED = 10
+_SOURCES = ("true", "predicted", "none")
 _SECONDS_A_LINE = 10.0
 
 
@@ -269,7 +270,9 @@ class _Bench:
 
         for task, refined in _refined(plain(), self._images, self._crf, self._workers):
             count(task, True, refined)
-        return [Row(method, labels, refined, of_images) for (method, labels, refined), of_images in counts.items()]
+        order = list(dict.fromkeys(method for method, _, _ in counts))
+        rows = [Row(method, labels, refined, of_images) for (method, labels, refined), of_images in counts.items()]
+        return sorted(rows, key=lambda row: (order.index(row.method), _SOURCES.index(row.labels), row.crf))
 
     def _true(self, place: int) -> Tensor:
         mask = self._images[place].load_mask()
