@@ -20,6 +20,7 @@ from torch import Tensor
 from tezawari.core.callbacks import format_seconds
 from tezawari.core.config import build
 from tezawari.core.errors import UserError
+from tezawari.core.training import say
 from tezawari.data.labelled import LabelledData
 from tezawari.data.labelled_image import LabelledImage, multi_hot
 from tezawari.segmentation.crf import CrfParameters, refine_many, require_library
@@ -109,7 +110,7 @@ def benchmark_segmentation(
         backgrounds[method], _ = calibrate_background(
             network, data.examples("train"), method, seed, calibration_images, progress=_Lines(f"calibrating {method}")
         )
-        _say(f"background of {method}: {backgrounds[method]:g}, chosen on training images and their labels")
+        say(f"background of {method}: {backgrounds[method]:g}, chosen on training images and their labels")
     rows = [*bench.saliency(backgrounds)]
     for label, one in others:
         rows += bench.segmenter(label, one)
@@ -320,10 +321,5 @@ class _Lines:
         now = time.monotonic()
         if now - self._since >= _SECONDS_A_LINE or done == count:
             left = (now - self._began) / done * (count - done)
-            _say(f"{self._title}: {done} of {count} images, {format_seconds(left)} left")
+            say(f"{self._title}: {done} of {count} images, {format_seconds(left)} left")
             self._since = now
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -16,6 +16,7 @@ from tezawari.core.errors import UserError
 from tezawari.core.runs import current_commit, describe_machine
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.core.timing import time_in_turns
+from tezawari.core.training import say
 from tezawari.data.materials import material_scene
 from tezawari.segmentation.crf import CrfParameters, refine, require_library
 from tezawari.segmentation.masks import class_probabilities, mask_of
@@ -91,7 +92,7 @@ def benchmark_segmentation_speed(
         rows.append(_row(method, timing.median / images))
     dcsm = timings["dcsm"].median / images
     if naive:
-        _say("timing the naive loop of DCSM on one image")
+        say("timing the naive loop of DCSM on one image")
         found: list[Tensor] = []
         slow = time_in_turns({"naive": lambda: found.append(naive_dcsm(network, photos[0][0], labels[0]))}, 1)["naive"]
         difference = float((found[0] - maps_of("dcsm", photos[0])).abs().max())
@@ -159,8 +160,3 @@ def _photo(seed: int, index: int, size: tuple[int, int]) -> Tensor:
 
 def _row(what: str, seconds: float, ratio: str = "", same: str = "") -> dict[str, Any]:
     return {"what": what, "milliseconds": round(1000 * seconds, 2), "ratio": ratio, "same": same}
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

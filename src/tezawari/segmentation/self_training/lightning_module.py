@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from tezawari.core.checkpoints import write_atomically
 from tezawari.core.errors import UserError
 from tezawari.core.schedule import recipe
 from tezawari.core.seeding import epoch_order
+from tezawari.core.training import say
 from tezawari.data.labelled_image import LabelledImage
 from tezawari.segmentation.crf import CrfParameters, require_library
 from tezawari.segmentation.lightning_module import (
@@ -307,7 +307,7 @@ class SelfTraining(pl.LightningModule):
                 agreement = self._agreement(stage)
             save_trained(self._rounds / f"round-{number}.safetensors", self.segmenter, self.class_names, self._meta())
             write_atomically(record, (json.dumps({"round": number, "agreement": agreement}) + "\n").encode())
-            _say(f"round {number}: agreement on held-back training images {agreement:.3f}")
+            say(f"round {number}: agreement on held-back training images {agreement:.3f}")
         # A resumed run may find the records of rounds that it is yet to train again.
         agreements = [figures["agreement"] for figures in self.round_records()[:number]]
         return len(agreements) > 1 and agreements[-1] < agreements[-2]
@@ -346,7 +346,7 @@ class SelfTraining(pl.LightningModule):
         if number == 0 and hparams["first_masks"] and read_stage(folder) is None:
             adopt_stage(Path(hparams["first_masks"]) / ROUNDS_FOLDER / folder.name, folder, key)
         if read_stage(folder) is None:
-            _say(f"masks {number}: {'saliency' if number == 0 else 'the segmenter'} on {len(images)} training images")
+            say(f"masks {number}: {'saliency' if number == 0 else 'the segmenter'} on {len(images)} training images")
         figures: dict[str, float] = {}
         if number > 0:
             segmenter, side = self.segmenter, labelled_data(self).image_size
@@ -356,7 +356,7 @@ class SelfTraining(pl.LightningModule):
             background = hparams["background"]
             if background is None and read_stage(folder) is None:
                 background, figures = calibrate_background(saliency, self._images, method, labelled_data(self).seed)
-                _say(f"background score {background:g}, chosen on training images and their labels")
+                say(f"background score {background:g}, chosen on training images and their labels")
             chosen_background = float(background or 0.0)
             make = self._masked(lambda chosen: from_saliency(saliency, chosen, method, chosen_background))
             figures = {"background": chosen_background, **figures}
@@ -412,7 +412,7 @@ class SelfTraining(pl.LightningModule):
         shutil.copyfile(self._rounds / f"round-{best}.safetensors", published)
         network = self.saliency.eval()
         saliency = save_trained(run_dir / SALIENCY_FILE, network, self.class_names, self._meta())
-        _say(f"round {best} of {len(records)} agrees best with images it was not shown: published")
+        say(f"round {best} of {len(records)} agrees best with images it was not shown: published")
         stages = [stage for n in range(len(records)) if (stage := read_stage(self._stage_folder(n))) is not None]
         shown = [image for image in self._images[:6] if mask_path(stages[0].folder, image.id).is_file()]
         sheet = save_rounds_sheet(run_dir / "rounds.png", shown, stages, self.class_names)
@@ -441,10 +441,5 @@ class _Lines:
 
     def __call__(self, done: int, count: int) -> None:
         if time.monotonic() - self.since >= _SECONDS_A_LINE or done == count:
-            _say(f"masks {self.stage}: {done} of {count}")
+            say(f"masks {self.stage}: {done} of {count}")
             self.since = time.monotonic()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
