@@ -47,8 +47,8 @@ class CrfParameters:
 
     ``gaussian_sxy`` and ``bilateral_sxy`` are standard deviations in pixels of the image, ``bilateral_srgb`` one in
     levels of 0 … 255; the weights multiply the kernels. The defaults are those of the authors' example but for
-    ``bilateral_sxy`` and ``bilateral_weight``, 80 and 10 there: half of it kept small objects better on 40 training
-    images of VOC. [ours]
+    ``bilateral_sxy`` and ``bilateral_weight``, 80 and 10 there: on the true masks of 40 training images of VOC, CAM
+    had 2 to 4 points of mean IoU more with these, DCSM between half a point less and one more. [ours]
 
     Raises :class:`UserError` for a value that is not a number in 0.001 … 1e6, or a number of iterations that is not a
     whole one in 1 … 1000.
