@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tezawari.core.checkpoints import list_checkpoints
 from tezawari.core.errors import UserError
+from tezawari.core.published import HEADER, write_published
 from tezawari.core.runs import CHECKPOINTS_FOLDER
 from tezawari.segmentation.network import SaliencyNetwork
 from tezawari.segmentation.segmenter import Segmenter
 
-_HEADER = "tezawari"
 SALIENCY_FILE = "saliency.safetensors"
 SEGMENTER_FILE = "segmenter.safetensors"
 
@@ -69,16 +66,7 @@ def save_trained(
     """
     header = {"format": 1, **describe(network, class_names), "meta": meta}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in network.state_dict().items()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, aside, {_HEADER: json.dumps(header, ensure_ascii=False, sort_keys=True)})
-        aside.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder is none, nothing was written
-            aside.unlink()
-    return path
+    return write_published(path, tensors, header)
 
 
 def load_trained(path: Path, kind: Kind) -> TrainedSegmentation:
@@ -118,7 +106,7 @@ def load_any(path: Path) -> TrainedSegmentation:
 def _kind_of(path: Path) -> str | None:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get(_HEADER, "{}")).get("kind")
+            return json.loads((file.metadata() or {}).get(HEADER, "{}")).get("kind")
     except (OSError, safetensors.SafetensorError, json.JSONDecodeError):
         return None  # reading it again says what is wrong
 
@@ -139,7 +127,7 @@ def _find(path: Path, kind: Kind) -> Path:
 
 def _read_safetensors(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safetensors.safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+        header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
         if header.get("kind") != kind:
             raise UserError(f"{path} is not a {kind} network: its header says {header.get('kind', 'nothing')}")
         return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tezawari.core.errors import UserError
+from tezawari.core.published import HEADER, write_published
 from tezawari.style.network import ConditionalNetwork, build_network
-
-_HEADER = "tezawari"
 
 
 @dataclass(frozen=True)
@@ -45,17 +42,7 @@ def save_network(
         key: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in network.state_dict().items()
     }
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: {path.parent} is not a folder")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, aside, {_HEADER: json.dumps(header, ensure_ascii=False, sort_keys=True)})
-        aside.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+    return write_published(path, tensors, header)
 
 
 def load_network(path: Path) -> LoadedNetwork:
@@ -80,10 +67,10 @@ def load_network(path: Path) -> LoadedNetwork:
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        if _HEADER not in metadata:
+        if HEADER not in metadata:
             raise UserError(f"{path} is not a multi-style network: its header does not name one")
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    return json.loads(metadata[_HEADER]), {
+    return json.loads(metadata[HEADER]), {
         key: value.float() if value.is_floating_point() else value for key, value in tensors.items()
     }
 

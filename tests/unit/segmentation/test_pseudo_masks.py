@@ -134,7 +134,7 @@ def test_unsure_pixels_are_ignored_and_ease_is_not_touched_by_it() -> None:
 
 
 def test_with_a_crf_ease_is_how_little_it_changes() -> None:
-    pytest.importorskip("pydensecrf")
+    pytest.importorskip("pydensecrf", reason="the CRF needs pydensecrf2, which needs a C++ compiler")
     parameters, candidates = CrfParameters(iterations=3), _candidates(4)
     in_one, in_two = (list(pseudo_masks(iter(candidates), parameters, workers=w)) for w in (0, 2))
     for given, pseudo, other in zip(candidates, in_one, in_two, strict=True):
@@ -156,7 +156,7 @@ def test_with_a_crf_ease_is_how_little_it_changes() -> None:
 def test_candidates_are_made_as_they_are_needed(crf: CrfParameters | None) -> None:
     """A stage of thousands of photos must not hold all of them in memory."""
     if crf is not None:
-        pytest.importorskip("pydensecrf")
+        pytest.importorskip("pydensecrf", reason="the CRF needs pydensecrf2, which needs a C++ compiler")
     made = 0
 
     def making() -> Iterator[Candidates]:

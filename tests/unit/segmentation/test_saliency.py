@@ -96,7 +96,7 @@ def test_guided_gradients_are_those_of_hooks(rectifier: Callable[..., nn.Module]
 
 
 def test_guided_gradients_are_those_of_grad_cam() -> None:
-    grad_cam = pytest.importorskip("pytorch_grad_cam")
+    grad_cam = pytest.importorskip("pytorch_grad_cam", reason="grad-cam, the oracle, is not installed")
     network, image = _small_network(nn.ReLU), torch.randn(1, 3, 12, 12)
     pooled = nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     (ours,) = torch.autograd.grad(_scored_guided(pooled, wanted := image.clone().requires_grad_())[0, 2], wanted)
@@ -278,8 +278,8 @@ def test_cam_is_the_positive_part_of_the_class_map(network: SaliencyNetwork) -> 
 
 @pytest.mark.parametrize("layer", ["block15_out", "block8_out"])
 def test_gradcam_is_that_of_grad_cam(network: SaliencyNetwork, layer: str) -> None:
-    grad_cam = pytest.importorskip("pytorch_grad_cam")
-    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    grad_cam = pytest.importorskip("pytorch_grad_cam", reason="grad-cam, the oracle, is not installed")
+    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets", reason="grad-cam is not installed")
 
     class Tapped(nn.Module):
         """The network with a module at ``layer``, which is what their code asks for."""

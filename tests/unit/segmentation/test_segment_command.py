@@ -123,7 +123,7 @@ def test_methods_and_backgrounds_matter(segment: Callable[..., int]) -> None:
 
 
 def test_the_crf_smooths_and_takes_parameters(segment: Callable[..., int]) -> None:
-    pytest.importorskip("pydensecrf")
+    pytest.importorskip("pydensecrf", reason="the CRF needs pydensecrf2, which needs a C++ compiler")
 
     def edges() -> int:
         mask = read_mask(Path("out/cat-mask.png"))

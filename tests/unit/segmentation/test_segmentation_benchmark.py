@@ -26,8 +26,8 @@ from tezawari.segmentation.package import load_trained, save_trained
 from tezawari.segmentation.saliency import METHODS, saliency_maps
 from tezawari.segmentation.segmenter import Segmenter, predict_probabilities
 
-pytest.importorskip("pydensecrf")
-pytest.importorskip("matplotlib")
+pytest.importorskip("pydensecrf", reason="the CRF needs pydensecrf2, which needs a C++ compiler")
+pytest.importorskip("matplotlib", reason="the curves need matplotlib, of the extra sweep")
 
 ROOT = Path(__file__).resolve().parents[3]
 SIDE, SCENES, BACKGROUND = 48, 3, 0.3
