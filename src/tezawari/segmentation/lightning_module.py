@@ -97,17 +97,17 @@ class Saliency(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the network is, so that the checkpoint can be used by itself."""
         assert self.saliency is not None
-        checkpoint["networks"] = {"saliency": describe(self.saliency, self.class_names)}
+        described = describe(self.saliency, self.class_names, labelled_data(self).image_size)
+        checkpoint["networks"] = {"saliency": described}
 
     def summarise_run(self, run_dir: Path) -> dict[str, Path]:
         """Publish the network and draw its heat maps: rows are held-out images, columns saliency methods."""
         assert self.saliency is not None
-        network = self.saliency.eval().requires_grad_(False)
-        published = save_trained(
-            run_dir / SALIENCY_FILE, network, self.class_names, recipe(self.hparams, self.global_step)
-        )
+        network, data = self.saliency.eval().requires_grad_(False), labelled_data(self)
+        meta = recipe(self.hparams, self.global_step)
+        published = save_trained(run_dir / SALIENCY_FILE, network, self.class_names, data.image_size, meta)
         sheet = save_saliency_sheet(
-            run_dir / "saliency.png", network, self.class_names, labelled_data(self).examples("val")[:6]
+            run_dir / "saliency.png", network, self.class_names, data.examples("val")[:6], data.image_size
         )
         return {"network": published, "heat maps": sheet}
 
@@ -152,11 +152,12 @@ class SegmenterTraining(pl.LightningModule):
         self.segmenter = Segmenter(hparams["backbone_name"], len(self.class_names), hparams["backbone_weights"])
         if hparams["start"] is not None:
             started = load_trained(Path(hparams["start"]), "saliency").network
+            assert isinstance(started, SaliencyNetwork)
             if started.backbone != hparams["backbone_name"]:
                 raise UserError(
                     f"model.start={hparams['start']} is a {started.backbone}: take backbone={started.backbone}"
                 )
-            self.segmenter.start_from(started.trunk)
+            self.segmenter.start_from(started)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the cross-entropy of a batch ``{image, mask}``, averaged over the pixels that are not ignored."""
@@ -188,15 +189,15 @@ class SegmenterTraining(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the network is, so that the checkpoint can be used by itself."""
         assert self.segmenter is not None
-        side = {"meta": {"image_size": labelled_data(self).image_size}}
-        checkpoint["networks"] = {"segmenter": {**describe(self.segmenter, self.class_names), **side}}
+        described = describe(self.segmenter, self.class_names, labelled_data(self).image_size)
+        checkpoint["networks"] = {"segmenter": described}
 
     def summarise_run(self, run_dir: Path) -> dict[str, Path]:
         """Publish the network and draw its masks of held-out images."""
         assert self.segmenter is not None
         network, data = self.segmenter.eval().requires_grad_(False), labelled_data(self)
-        meta = {**recipe(self.hparams, self.global_step), "image_size": data.image_size}
-        published = save_trained(run_dir / SEGMENTER_FILE, network, self.class_names, meta)
+        meta = recipe(self.hparams, self.global_step)
+        published = save_trained(run_dir / SEGMENTER_FILE, network, self.class_names, data.image_size, meta)
         sheet = save_segmentation_sheet(
             run_dir / "segmentation.png", network, self.class_names, data.examples("val")[:6], data.image_size
         )
@@ -264,13 +265,13 @@ def log_average_precision(
 
 
 def parameter_groups(network: SaliencyNetwork | Segmenter, learning_rate: float, hparams: Any) -> list[dict[str, Any]]:
-    """Return two groups of a network's parameters: pretrained ones, and those that start at random and learn faster."""
+    """Return two groups of a network's parameters: those that may be pretrained, and those that learn faster."""
     head = network.head_parameters()
     known = {id(parameter) for parameter in head}
-    trunk = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
+    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
     decay = hparams["weight_decay"]
     groups = [
-        {"params": trunk, "lr": learning_rate, "weight_decay": decay},
+        {"params": rest, "lr": learning_rate, "weight_decay": decay},
         {"params": head, "lr": learning_rate * hparams["head_factor"], "weight_decay": decay},
     ]
     return [group for group in groups if group["params"]]

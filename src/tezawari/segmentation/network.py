@@ -62,11 +62,7 @@ class SaliencyNetwork(nn.Module):
         self.trunk = trainable_trunk(backbone, self.layers, weights)
         self.stride = self.trunk.strides[self.layer]
         channels = self.trunk.channels[self.layer]
-        if backbone in _VGG:
-            hidden = nn.Conv2d(channels, _HIDDEN, 3, padding=1)
-            self.head = nn.Sequential(hidden, nn.ReLU(), nn.Conv2d(_HIDDEN, num_classes, 1))
-        else:
-            self.head = nn.Sequential(nn.Conv2d(channels, num_classes, 1))
+        self.head = class_head(backbone, channels, num_classes)
 
     def class_maps(self, image: Tensor) -> Tensor:
         """Return the classes' logits (B, K, h, w) at every position of RGB images (B, 3, H, W) in [0, 1].
@@ -112,6 +108,17 @@ class SaliencyNetwork(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that start at random, which learn faster than the pretrained ones."""
         return list(self.head.parameters())
+
+
+def class_head(backbone: str, channels: int, num_classes: int) -> nn.Sequential:
+    """Return what makes class maps (B, K, h, w) of a backbone's features (B, C, h, w).
+
+    VGG, whose classifier is left out here, gets a hidden layer in its place.
+    """
+    if backbone not in _VGG:
+        return nn.Sequential(nn.Conv2d(channels, num_classes, 1))
+    hidden = nn.Conv2d(channels, _HIDDEN, 3, padding=1)
+    return nn.Sequential(hidden, nn.ReLU(), nn.Conv2d(_HIDDEN, num_classes, 1))
 
 
 def _max(maps: Tensor) -> Tensor:

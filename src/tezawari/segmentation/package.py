@@ -27,24 +27,23 @@ _KINDS: tuple[Kind, Kind] = ("saliency", "segmenter")
 
 @dataclass(frozen=True)
 class TrainedSegmentation:
-    """A network ready to use (evaluation mode, float32), the names of its K classes, and how it was made."""
+    """A network ready to use (evaluation mode, float32), the names of its K classes, and how it was made.
+
+    ``image_size``: the side, in pixels, of the square views that it was trained on.
+    """
 
     network: SaliencyNetwork | Segmenter
     class_names: list[str]
+    image_size: int
     meta: dict[str, Any]
 
 
-def describe(network: SaliencyNetwork | Segmenter, class_names: list[str]) -> dict[str, Any]:
-    """Return, as plain values, what it takes to build ``network`` again and to name its classes."""
+def describe(network: SaliencyNetwork | Segmenter, class_names: list[str], image_size: int) -> dict[str, Any]:
+    """Return, as plain values, what it takes to build ``network`` again, name its classes and show it photos."""
+    common = {"backbone": network.backbone, "class_names": class_names, "image_size": image_size}
     if isinstance(network, Segmenter):
-        return {"kind": "segmenter", "backbone": network.backbone, "class_names": class_names}
-    return {
-        "kind": "saliency",
-        "backbone": network.backbone,
-        "class_names": class_names,
-        "pooling": network.pooling,
-        "layer": network.layer,
-    }
+        return {"kind": "segmenter", **common}
+    return {"kind": "saliency", **common, "pooling": network.pooling, "layer": network.layer}
 
 
 def _build(header: dict[str, Any]) -> SaliencyNetwork | Segmenter:
@@ -58,13 +57,15 @@ def save_trained(
     path: Path,
     network: SaliencyNetwork | Segmenter,
     class_names: list[str],
+    image_size: int,
     meta: dict[str, Any],
 ) -> Path:
     """Write ``network`` as safetensors whose header says its shape, its classes and ``meta`` as JSON; return the path.
 
+    ``image_size`` is the side, in pixels, of the square views that the network was trained on.
     The file is written aside and renamed, so that it is whole or absent.
     """
-    header = {"format": 1, **describe(network, class_names), "meta": meta}
+    header = {"format": 1, **describe(network, class_names, image_size), "meta": meta}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in network.state_dict().items()}
     return write_published(path, tensors, header)
 
@@ -80,12 +81,14 @@ def load_trained(path: Path, kind: Kind) -> TrainedSegmentation:
         header, tensors = (_read_checkpoint if file.suffix == ".ckpt" else _read_safetensors)(file, kind)
         network = _build(header)
         network.load_state_dict(tensors)
+        image_size = int(header["image_size"])
     except UserError:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are readers
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file} cannot be read as a trained network: {reason[:160]}") from error
-    return TrainedSegmentation(network.eval().requires_grad_(False), list(header["class_names"]), dict(header["meta"]))
+    network.eval().requires_grad_(False)
+    return TrainedSegmentation(network, list(header["class_names"]), image_size, dict(header["meta"]))
 
 
 def load_any(path: Path) -> TrainedSegmentation:
@@ -140,4 +143,4 @@ def _read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, 
         raise UserError(f"{path} holds no {kind} network")
     prefix = f"{kind}."
     tensors = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return {**header, "meta": {**checkpoint["hyper_parameters"], **header.get("meta", {})}}, tensors
+    return {**header, "meta": checkpoint["hyper_parameters"]}, tensors

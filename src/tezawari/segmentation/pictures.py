@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tezawari.data.labelled_image import LabelledImage, letterbox, multi_hot
+from tezawari.data.labelled_image import LabelledImage, letterbox
 from tezawari.data.sheet import draw_sheet
 from tezawari.segmentation.masks import heat_map, overlay
 from tezawari.segmentation.network import SaliencyNetwork
-from tezawari.segmentation.pseudo_masks import image_tensor, segment_pixels
-from tezawari.segmentation.saliency import METHODS, saliency_maps
+from tezawari.segmentation.pseudo_masks import photo_maps, segment_pixels, view_side
+from tezawari.segmentation.saliency import METHODS
 from tezawari.segmentation.segmenter import Segmenter
 from tezawari.segmentation.self_training.stages import Stage
 
@@ -29,20 +29,23 @@ def heat_overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def save_saliency_sheet(
-    path: Path, network: SaliencyNetwork, class_names: Sequence[str], images: Sequence[LabelledImage]
+    path: Path,
+    network: SaliencyNetwork,
+    class_names: Sequence[str],
+    images: Sequence[LabelledImage],
+    image_size: int,
 ) -> Path:
     """Draw the first label's heat map of each image under every saliency method; return the path.
 
-    ``network`` is in evaluation mode with its weights frozen.
+    ``network`` is in evaluation mode, was trained at ``image_size`` pixels, and its weights are frozen.
     """
     rows = []
     for image in images:
         pixels, label = image.load_image(2 * _SIDE), image.labels[0] if image.labels else 0
-        labels = multi_hot([label], len(class_names)).bool()[None]
         row = [pixels]
         for method in METHODS:
-            found = saliency_maps(network, image_tensor(pixels), labels, method)
-            row.append(heat_overlay(pixels, found.maps[0, label].numpy()))
+            maps = photo_maps(network, pixels, view_side(image_size), [label], method)
+            row.append(heat_overlay(pixels, maps[label].numpy()))
         rows.append([square_of(picture) for picture in row])
     draw_sheet(rows, ["photo", *METHODS]).save(path, optimize=True)
     return path

@@ -9,6 +9,7 @@ from itertools import tee
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tezawari.core.seeding import epoch_order
 from tezawari.data.labelled_image import IGNORE_INDEX, LabelledImage, letterbox, multi_hot
@@ -21,7 +22,7 @@ from tezawari.segmentation.segmenter import Segmenter, predict_probabilities
 
 THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9)
 _CALIBRATION_STREAM = 2**18
-_CALIBRATION_SIDE = 240
+_VIEW = 4 / 3
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,56 @@ class Candidates:
 
 
 def from_saliency(
-    network: SaliencyNetwork, images: Iterable[LabelledImage], method: Method, background: float
+    network: SaliencyNetwork, images: Iterable[LabelledImage], side: int, method: Method, background: float
 ) -> Iterator[Candidates]:
-    """Yield the candidates of images with known labels, by a saliency method and its background score."""
+    """Yield the candidates of images with known labels, by a saliency method and its background score.
+
+    The network sees the images with their longer side at ``side`` pixels.
+    """
     for image in images:
         pixels = image.load_image()
-        labels = multi_hot(image.labels, network.num_classes).bool()
-        found = saliency_maps(network, image_tensor(pixels), labels[None], method)
-        classes = list(image.labels)
-        yield Candidates(image.id, pixels, image.labels, class_probabilities(found.maps[0, classes], background))
+        maps = photo_maps(network, pixels, side, image.labels, method)
+        yield Candidates(image.id, pixels, image.labels, class_probabilities(maps[list(image.labels)], background))
+
+
+def view_side(image_size: int) -> int:
+    """Return the longer side, in pixels, at which a saliency network sees photos: a third more than in training.
+
+    In training an image's longer side is drawn between 0.7 and 1.3 times ``image_size``. Of 288, 384 and 500 px, 384
+    gave a network trained at 288 the best labels and maps (50 images of VOC-8); large photos at full size are as far
+    from training as small ones. [ours; Touvron et al., "Fixing the train-test resolution discrepancy", 2019]
+    """
+    return round(_VIEW * image_size)
+
+
+def photo_maps(
+    network: SaliencyNetwork, pixels: np.ndarray, side: int, image_labels: Sequence[int] | None, method: Method
+) -> Tensor:
+    """Return the saliency maps (K, H, W) in [0, 1] of a photo (H, W, 3) uint8, seen with its longer side at ``side``.
+
+    ``image_labels``: places of the classes that are there; None takes what the network finds.
+    """
+    labels = None if image_labels is None else multi_hot(image_labels, network.num_classes).bool()[None]
+    maps = saliency_maps(network, _view(pixels, side), labels, method).maps
+    size = (pixels.shape[0], pixels.shape[1])
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
+
+
+@torch.no_grad()
+def photo_labels(network: SaliencyNetwork, pixels: np.ndarray, side: int) -> tuple[int, ...]:
+    """Return the classes that a saliency network finds in a photo (H, W, 3) uint8 seen at ``side`` pixels.
+
+    Those whose probability, of the mean logit of the photo and its mirror image, exceeds 0.5; else the most probable.
+    """
+    view = _view(pixels, side)
+    logits = (network(view) + network(view.flip(-1)))[0] / 2
+    return tuple((logits > 0).nonzero()[:, 0].tolist() or [int(logits.argmax())])
+
+
+def _view(pixels: np.ndarray, side: int) -> Tensor:
+    scale = side / max(pixels.shape[:2])
+    size = [max(1, round(scale * length)) for length in pixels.shape[:2]]
+    return F.interpolate(image_tensor(pixels), size, mode="bilinear", antialias=True)
 
 
 def from_segmenter(segmenter: Segmenter, images: Iterable[LabelledImage], side: int) -> Iterator[Candidates]:
@@ -81,7 +123,7 @@ def segment_pixels(
     labels = None if image_labels is None else image_labels[None]
     inside = predict_probabilities(segmenter, view[None], labels)[..., top : top + inner_height, :]
     inside = inside[..., left : left + inner_width]
-    return torch.nn.functional.interpolate(inside, (height, width), mode="bilinear", align_corners=False)[0].numpy()
+    return F.interpolate(inside, (height, width), mode="bilinear", align_corners=False)[0].numpy()
 
 
 def pseudo_masks(
@@ -132,6 +174,7 @@ def image_tensor(pixels: np.ndarray) -> Tensor:
 def calibrate_background(
     network: SaliencyNetwork,
     images: Sequence[LabelledImage],
+    side: int,
     method: Method,
     seed: int,
     count: int = 32,
@@ -145,6 +188,7 @@ def calibrate_background(
     Args:
         network: makes the maps and judges what is left of an image.
         images: training images; ``count`` of them are drawn by ``seed``, every one where there are fewer.
+        side: their longer side in pixels as the network sees them.
         method: the saliency method.
         seed: of the drawing.
         count: how many images.
@@ -152,15 +196,19 @@ def calibrate_background(
         progress: called with (images done, images in all).
     """
     chosen = [images[i] for i in epoch_order(seed, _CALIBRATION_STREAM, len(images))[:count]]
-    tensors, maps = [], []
+    views, maps = [], []
     for done, image in enumerate(chosen, start=1):
-        tensors.append(image_tensor(image.load_image(_CALIBRATION_SIDE)))
+        views.append(_view(image.load_image(), side))
         labels = multi_hot(image.labels, network.num_classes).bool()
-        maps.append(saliency_maps(network, tensors[-1], labels[None], method).maps[0])
+        maps.append(saliency_maps(network, views[-1], labels[None], method).maps[0])
         if progress is not None:
             progress(done, len(chosen))
     scores = occlusion(
-        lambda shown: network(shown).sigmoid(), [t[0] for t in tensors], maps, [i.labels for i in chosen], thresholds
+        lambda shown: network(shown).sigmoid(),
+        [view[0] for view in views],
+        maps,
+        [i.labels for i in chosen],
+        thresholds,
     )
     figures = {f"occlusion at {t:g}": round(float(score), 4) for t, score in zip(thresholds, scores)}
     return best_threshold(thresholds, scores), figures

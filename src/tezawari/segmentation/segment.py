@@ -13,17 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tezawari.core.errors import UserError, did_you_mean
-from tezawari.data.labelled_image import multi_hot
 from tezawari.segmentation.crf import CrfParameters, refine
 from tezawari.segmentation.masks import class_probabilities, mask_of
 from tezawari.segmentation.network import SaliencyNetwork
 from tezawari.segmentation.package import TrainedSegmentation, load_any
-from tezawari.segmentation.pseudo_masks import image_tensor, segment_pixels
-from tezawari.segmentation.saliency import Method, saliency_maps
+from tezawari.segmentation.pseudo_masks import photo_maps, segment_pixels, view_side
+from tezawari.segmentation.saliency import Method
 from tezawari.segmentation.segmenter import Segmenter
 
-# Photos are looked at with their longer side at this many pixels, VOC's.
-WORK_SIDE = 500
+# Masks are made, and refined by the CRF, with the photo's longer side at no more than this many pixels, VOC's.
+_WORK_SIDE = 500
 DEFAULT_BACKGROUND = 0.4
 _LEAST_PROBABILITY = 1e-8
 
@@ -91,11 +90,11 @@ class PhotoSegmenter:
         names = self.trained.class_names
         known = None if not image_labels else self.places(image_labels)
         small = _shrunk(pixels)
-        network = self.trained.network
+        network, side = self.trained.network, self.trained.image_size
         if isinstance(network, Segmenter):
-            classes, maps, probabilities = _by_segmenter(network, small, known, int(self.trained.meta["image_size"]))
+            classes, maps, probabilities = _by_segmenter(network, small, known, side)
         else:
-            classes, maps, probabilities = _by_saliency(network, small, known, method, background)
+            classes, maps, probabilities = _by_saliency(network, small, known, view_side(side), method, background)
         if crf is not None:
             probabilities = refine(small, probabilities, crf)
         size = (pixels.shape[0], pixels.shape[1])
@@ -120,17 +119,16 @@ def _by_segmenter(
 
 
 def _by_saliency(
-    network: SaliencyNetwork, pixels: np.ndarray, known: list[int] | None, method: Method, background: float
+    network: SaliencyNetwork, pixels: np.ndarray, known: list[int] | None, side: int, method: Method, background: float
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
-    labels = None if known is None else multi_hot(known, network.num_classes).bool()[None]
-    found = saliency_maps(network, image_tensor(pixels), labels, method).maps[0]
+    found = photo_maps(network, pixels, side, known, method)
     classes = known if known is not None else found.amax((1, 2)).nonzero()[:, 0].tolist()
     return classes, found[classes].numpy(), class_probabilities(found[classes], background)
 
 
 def _shrunk(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
-    scale = WORK_SIDE / max(height, width)
+    scale = _WORK_SIDE / max(height, width)
     if scale >= 1:
         return np.ascontiguousarray(pixels)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

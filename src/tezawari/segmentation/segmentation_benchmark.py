@@ -22,15 +22,22 @@ from tezawari.core.config import build
 from tezawari.core.errors import UserError
 from tezawari.core.training import say
 from tezawari.data.labelled import LabelledData
-from tezawari.data.labelled_image import LabelledImage, multi_hot
+from tezawari.data.labelled_image import LabelledImage
 from tezawari.segmentation.crf import CrfParameters, refine_many, require_library
 from tezawari.segmentation.masks import class_probabilities, mask_of
 from tezawari.segmentation.metrics import confusion_matrix
 from tezawari.segmentation.network import SaliencyNetwork
 from tezawari.segmentation.package import TrainedSegmentation, load_trained
-from tezawari.segmentation.pseudo_masks import THRESHOLDS, calibrate_background, image_tensor, segment_pixels
+from tezawari.segmentation.pseudo_masks import (
+    THRESHOLDS,
+    calibrate_background,
+    photo_labels,
+    photo_maps,
+    segment_pixels,
+    view_side,
+)
 from tezawari.segmentation.report import Figured, Report, Row, require_matplotlib, write_report
-from tezawari.segmentation.saliency import METHODS, Method, saliency_maps
+from tezawari.segmentation.saliency import METHODS, Method
 from tezawari.segmentation.segmenter import Segmenter
 from tezawari.segmentation.self_training.stages import ROUNDS_FOLDER
 
@@ -55,10 +62,10 @@ def benchmark_segmentation(
 
     Every method gets the same treatment: its background score is chosen on training images and their image labels
     (:func:`tezawari.segmentation.pseudo_masks.calibrate_background`), its masks are scored as they are and after the
-    CRF, with the image's true labels and with those that the saliency network predicts (probability above 0.5 at the
-    image's own scale, and at least the most probable). A segmenter's classes are limited in the same two ways, and not
-    at all. Scores: intersection over union by class, its mean over background and classes, and pixel accuracy, over all
-    pixels of all images that are not 255, at the images' full size, with bootstrap intervals over images.
+    CRF, with the image's true labels and with those that the saliency network predicts
+    (:func:`tezawari.segmentation.pseudo_masks.photo_labels`). A segmenter's classes are limited in the same two ways,
+    and not at all. Scores: intersection over union by class, its mean over background and classes, and pixel accuracy,
+    over all pixels of all images that are not 255, at the images' full size, with bootstrap intervals over images.
 
     Args:
         saliency: a trained saliency network: the folder of a run, whose data are measured.
@@ -101,14 +108,21 @@ def benchmark_segmentation(
         if one.class_names != trained.class_names:
             raise UserError(f"benchmark.segmenters: {label} knows other classes than {saliency}")
     images = held_out(data, max_images, seed)
-    bench = _Bench(network, images, None if crf is None else CrfParameters(**crf), crf_workers)  # type: ignore[arg-type]
+    side = view_side(trained.image_size)
+    bench = _Bench(network, side, images, None if crf is None else CrfParameters(**crf), crf_workers)  # type: ignore[arg-type]
     backgrounds: dict[Method, float] = {}
     for method in methods or METHODS:
         if background is not None:
             backgrounds[method] = background
             continue
         backgrounds[method], _ = calibrate_background(
-            network, data.examples("train"), method, seed, calibration_images, progress=_Lines(f"calibrating {method}")
+            network,
+            data.examples("train"),
+            side,
+            method,
+            seed,
+            calibration_images,
+            progress=_Lines(f"calibrating {method}"),
         )
         say(f"background of {method}: {backgrounds[method]:g}, chosen on training images and their labels")
     rows = [*bench.saliency(backgrounds)]
@@ -184,9 +198,14 @@ class _Bench:
     """Makes every method's masks of the same images and counts their pixels."""
 
     def __init__(
-        self, network: SaliencyNetwork, images: list[LabelledImage], crf: CrfParameters | None, workers: int
+        self,
+        network: SaliencyNetwork,
+        side: int,
+        images: list[LabelledImage],
+        crf: CrfParameters | None,
+        workers: int,
     ) -> None:
-        self._network = network
+        self._network, self._side = network, side
         self._images = images
         self._crf = crf
         self._workers = workers
@@ -208,8 +227,7 @@ class _Bench:
         """Return the rows of a segmenter, without and with CRF, under true and predicted labels and without any."""
         segmenter = trained.network
         assert isinstance(segmenter, Segmenter)
-        side = int(trained.meta["image_size"])
-        return self._measure(lambda place: self._from_segmenter(place, name, segmenter, side), name)
+        return self._measure(lambda place: self._from_segmenter(place, name, segmenter, trained.image_size), name)
 
     @property
     def _classes(self) -> int:
@@ -217,14 +235,13 @@ class _Bench:
 
     def _from_saliency(self, place: int, backgrounds: dict[Method, float]) -> Iterator[tuple[_Task, np.ndarray]]:
         image = self._images[place]
-        pixels, true = image_tensor(image.load_image()), self._true(place)
+        pixels, true = image.load_image(), self._true(place)
         predicted = self._labels(place, pixels)
         for method, background in backgrounds.items():
             found: dict[tuple[int, ...], Tensor] = {}
             for source, classes in (("true", image.labels), ("predicted", predicted)):
                 if classes not in found:  # most often both are the same
-                    labels = multi_hot(classes, self._network.num_classes).bool()[None]
-                    found[classes] = saliency_maps(self._network, pixels, labels, method).maps[0, list(classes)]
+                    found[classes] = photo_maps(self._network, pixels, self._side, classes, method)[list(classes)]
                 maps = found[classes]
                 if source == "true":
                     for row, threshold in enumerate(THRESHOLDS):
@@ -238,7 +255,7 @@ class _Bench:
         image = self._images[place]
         pixels = image.load_image()
         everything = tuple(range(self._network.num_classes))
-        sources = {"true": image.labels, "predicted": self._labels(place, image_tensor(pixels)), "none": everything}
+        sources = {"true": image.labels, "predicted": self._labels(place, pixels), "none": everything}
         probabilities = segment_pixels(segmenter, pixels, side)
         for source, classes in sources.items():
             kept = probabilities[[0, *(1 + c for c in classes)]].clip(1e-8)
@@ -280,12 +297,9 @@ class _Bench:
         assert mask is not None
         return torch.from_numpy(mask)
 
-    def _labels(self, place: int, pixels: Tensor) -> tuple[int, ...]:
+    def _labels(self, place: int, pixels: np.ndarray) -> tuple[int, ...]:
         if place not in self._predicted:
-            with torch.no_grad():
-                probabilities = self._network(pixels)[0].sigmoid()
-            found = (probabilities > 0.5).nonzero()[:, 0].tolist() or [int(probabilities.argmax())]
-            self._predicted[place] = tuple(found)
+            self._predicted[place] = photo_labels(self._network, pixels, self._side)
         return self._predicted[place]
 
 

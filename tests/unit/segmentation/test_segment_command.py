@@ -33,8 +33,8 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     segmenter = Segmenter("efficientnet_lite0", len(NAMES), "random")
     with torch.no_grad():
         segmenter.classifier.weight *= 20  # so that several classes win somewhere
-    save_trained(folder / "saliency.safetensors", saliency, NAMES, {})
-    save_trained(folder / "segmenter.safetensors", segmenter, NAMES, {"image_size": 64})
+    save_trained(folder / "saliency.safetensors", saliency, NAMES, 64, {})
+    save_trained(folder / "segmenter.safetensors", segmenter, NAMES, 64, {})
     return folder
 
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from scipy.special import logit, softmax
 from sklearn.metrics import confusion_matrix
+from torch.nn import functional as F
 
 from tezawari import cli
 from tezawari.cli import evaluate, train
@@ -150,11 +151,14 @@ def _scores(masks: list[np.ndarray]) -> tuple[float, float, list[float]]:
 
 
 def _tensor(scene: LabelledImage) -> torch.Tensor:
-    return torch.from_numpy(scene.load_image()).permute(2, 0, 1)[None].float() / 255
+    """A scene as a saliency network sees it: a third larger than in training."""
+    pixels = torch.from_numpy(scene.load_image()).permute(2, 0, 1)[None].float() / 255
+    return F.interpolate(pixels, (SIDE * 4 // 3, SIDE * 4 // 3), mode="bilinear", antialias=True)
 
 
 def _predicted(network: torch.nn.Module, scene: LabelledImage) -> list[int]:
-    probabilities = network(_tensor(scene))[0].sigmoid()
+    seen = _tensor(scene)
+    probabilities = ((network(seen) + network(seen.flip(-1))) / 2)[0].sigmoid()
     return [int(c) for c in range(10) if probabilities[c] > 0.5] or [int(probabilities.argmax())]
 
 
@@ -163,7 +167,8 @@ def _saliency_mask(
 ) -> np.ndarray:
     labels = torch.zeros(1, 10, dtype=torch.bool)
     labels[0, classes] = True
-    maps = saliency_maps(network, _tensor(scene), labels, method).maps[0, classes].numpy()  # type: ignore[arg-type]
+    seen_maps = saliency_maps(network, _tensor(scene), labels, method).maps  # type: ignore[arg-type]
+    maps = F.interpolate(seen_maps, (SIDE, SIDE), mode="bilinear")[0, classes].numpy()
     scores = np.concatenate([np.full((1, SIDE, SIDE), BACKGROUND, np.float32), maps])
     if crf:  # what is compared are log-odds
         scores = softmax(logit(scores.clip(0, 0.999)) - logit(BACKGROUND), axis=0)
@@ -304,7 +309,7 @@ def test_a_file_without_its_run_does_not_say_which_data(
 def test_networks_of_other_classes_are_refused(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = save_trained(tmp_path / "n.safetensors", Segmenter("resnet18", 1, "random"), ["cat"], {"image_size": 32})
+    file = save_trained(tmp_path / "n.safetensors", Segmenter("resnet18", 1, "random"), ["cat"], 32, {})
     words = ["benchmark.methods=[cam]", "benchmark.crf=null", f"benchmark.segmenters={{mine: {file}}}"]
     assert _evaluate(runs, tmp_path / "out", *words) == 2
     assert "benchmark.segmenters: mine knows other classes" in _error(capsys)

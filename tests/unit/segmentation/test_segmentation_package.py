@@ -49,14 +49,15 @@ def _segmenter(backbone: str = "efficientnet_lite0") -> Segmenter:
 @torch.no_grad()
 def test_a_published_network_comes_back(network: Any, tmp_path: Path) -> None:
     saved = network().eval()
-    path = save_trained(tmp_path / "n.safetensors", saved, NAMES, {"steps": 3, "image_size": 64, "crf": {"a": 0.5}})
+    path = save_trained(tmp_path / "n.safetensors", saved, NAMES, 64, {"steps": 3, "crf": {"a": 0.5}})
     loaded = load_any(path)
     image = torch.rand(2, 3, 64, 50)
     assert type(loaded.network) is type(saved)
     assert torch.equal(loaded.network(image), saved(image))
     assert loaded.class_names == NAMES
-    assert loaded.meta == {"steps": 3, "image_size": 64, "crf": {"a": 0.5}}
-    assert describe(loaded.network, NAMES) == describe(saved, NAMES)
+    assert loaded.meta == {"steps": 3, "crf": {"a": 0.5}}
+    assert loaded.image_size == 64
+    assert describe(loaded.network, NAMES, 64) == describe(saved, NAMES, 64)
     assert not loaded.network.training
     assert not any(parameter.requires_grad for parameter in loaded.network.parameters())
     assert [p.name for p in tmp_path.iterdir()] == ["n.safetensors"], "nothing is left beside it"
@@ -66,8 +67,8 @@ def test_reading_one_needs_no_weights_but_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = [
-        save_trained(tmp_path / "vgg.safetensors", _segmenter("vgg16"), NAMES, {}),
-        save_trained(tmp_path / "lite.safetensors", _saliency(), NAMES, {}),
+        save_trained(tmp_path / "vgg.safetensors", _segmenter("vgg16"), NAMES, 64, {}),
+        save_trained(tmp_path / "lite.safetensors", _saliency(), NAMES, 64, {}),
     ]
 
     def refuse(*args: object, **kwargs: object) -> None:
@@ -86,7 +87,7 @@ def _checkpoint(path: Path) -> Path:
     """Two networks in one, as a self-training run keeps them."""
     networks: dict[str, SaliencyNetwork | Segmenter] = {"saliency": _saliency(), "segmenter": _segmenter()}
     tensors = {f"{name}.{key}": v for name, network in networks.items() for key, v in network.state_dict().items()}
-    described = {name: describe(network, NAMES) for name, network in networks.items()}
+    described = {name: describe(network, NAMES, 64) for name, network in networks.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"networks": described, "state_dict": tensors, "hyper_parameters": {"rounds": 2}}, path)
     return path
@@ -107,9 +108,9 @@ def test_a_checkpoint_of_two_networks_gives_either(tmp_path: Path) -> None:
 def test_a_run_is_read_at_its_published_network_and_the_segmenter_is_preferred(tmp_path: Path) -> None:
     _checkpoint(tmp_path / "checkpoints" / "step-000000001.ckpt")
     assert isinstance(load_any(tmp_path).network, SaliencyNetwork), "an unfinished run: it has no segmenter yet"
-    save_trained(tmp_path / SALIENCY_FILE, _saliency(), ["x", "y", "z"], {})
+    save_trained(tmp_path / SALIENCY_FILE, _saliency(), ["x", "y", "z"], 64, {})
     assert load_trained(tmp_path, "saliency").class_names == ["x", "y", "z"]
-    save_trained(tmp_path / SEGMENTER_FILE, _segmenter(), ["x", "y", "z"], {})
+    save_trained(tmp_path / SEGMENTER_FILE, _segmenter(), ["x", "y", "z"], 64, {})
     assert isinstance(load_any(tmp_path).network, Segmenter)
     assert load_trained(tmp_path, "saliency").class_names == ["x", "y", "z"]
 
@@ -123,7 +124,7 @@ def _bad(folder: Path, kind: str) -> Path:
     elif kind == "other safetensors":
         save_file({"a": torch.zeros(2)}, path)
     elif kind == "cut short":
-        save_trained(path, _saliency(), NAMES, {})
+        save_trained(path, _saliency(), NAMES, 64, {})
         path.write_bytes(path.read_bytes()[:-1000])
     elif kind == "another model's checkpoint":
         torch.save({"state_dict": {}}, path)
@@ -156,14 +157,14 @@ def test_what_is_no_network_is_refused(tmp_path: Path, kind: str, said: str) -> 
 
 
 def test_a_network_of_the_other_kind_is_refused(tmp_path: Path) -> None:
-    path = save_trained(tmp_path / "n.safetensors", _saliency(), NAMES, {})
+    path = save_trained(tmp_path / "n.safetensors", _saliency(), NAMES, 64, {})
     with pytest.raises(UserError, match="is not a segmenter network: its header says saliency"):
         load_trained(path, "segmenter")
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     """A header that speaks of other classes than its weights have."""
-    path = save_trained(tmp_path / "n.safetensors", _segmenter(), [*NAMES, "one more"], {})
+    path = save_trained(tmp_path / "n.safetensors", _segmenter(), [*NAMES, "one more"], 64, {})
     with pytest.raises(UserError, match="cannot be read as a trained network"):
         load_any(path)
 
@@ -171,5 +172,5 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
 def test_an_unwritable_folder_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        save_trained(tmp_path / "file" / "n.safetensors", _saliency(), NAMES, {})
+        save_trained(tmp_path / "file" / "n.safetensors", _saliency(), NAMES, 64, {})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

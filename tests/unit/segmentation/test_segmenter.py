@@ -52,10 +52,29 @@ def test_it_begins_where_a_saliency_network_ended_as_far_as_both_are_deep(backbo
         return [found for _, found in trunk.walk(image, frozenset(shared))]
 
     before = features(network.trunk)
-    network.start_from(saliency.trunk)
+    network.start_from(saliency)
     assert not torch.equal(before[-1], features(network.trunk)[-1])
     for ours, theirs in zip(features(network.trunk), features(saliency.trunk), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@torch.no_grad()
+def test_it_begins_with_the_class_maps_of_a_saliency_network(backbone: str) -> None:
+    saliency = SaliencyNetwork(backbone, CLASSES, weights="random").eval()
+    network = Segmenter(backbone, CLASSES, weights="random").eval()
+    image = torch.rand(1, 3, 64, 64)
+    network.start_from(saliency)
+    started = network(image)
+    network.class_maps[-1].weight.zero_()
+    network.class_maps[-1].bias.zero_()
+    without = network(image)
+    torch.testing.assert_close(started[:, 0], without[:, 0])
+    maps = F.interpolate(saliency.class_maps(image), started.shape[2:], mode="bilinear")
+    torch.testing.assert_close(started[:, 1:] - without[:, 1:], maps, atol=1e-4, rtol=1e-4)
+    fresh = Segmenter(backbone, CLASSES, weights="random").class_maps[-1]
+    assert not fresh.weight.any()
+    assert not fresh.bias.any()
 
 
 def test_a_timm_network_is_read_at_its_last_three_stages() -> None:
@@ -66,11 +85,11 @@ def test_a_timm_network_is_read_at_its_last_three_stages() -> None:
 
 def test_the_parameters_are_the_backbones_or_the_heads(segmenter: Segmenter) -> None:
     head = {id(parameter) for parameter in segmenter.head_parameters()}
-    trunk = {id(parameter) for parameter in segmenter.trunk.parameters()}
+    pretrained = {id(p) for part in (segmenter.trunk, segmenter.class_maps) for p in part.parameters()}
     assert head
-    assert trunk
-    assert not head & trunk
-    assert head | trunk == {id(parameter) for parameter in segmenter.parameters()}
+    assert pretrained
+    assert not head & pretrained
+    assert head | pretrained == {id(parameter) for parameter in segmenter.parameters()}
 
 
 def test_a_batch_gives_what_single_images_give(segmenter: Segmenter) -> None:

@@ -44,6 +44,7 @@ from tezawari.segmentation.pseudo_masks import (
     from_saliency,
     from_segmenter,
     pseudo_masks,
+    view_side,
 )
 from tezawari.segmentation.saliency import Method
 from tezawari.segmentation.segmenter import Segmenter
@@ -147,6 +148,7 @@ class SelfTraining(pl.LightningModule):
         self.class_names = list(data.class_names)
         classes = len(self.class_names)
         self.segmenter = self._fresh_segmenter()
+        self._saliency_size = data.image_size
         if hparams["saliency"] is None:
             self.saliency = SaliencyNetwork(
                 hparams["backbone_name"], classes, hparams["saliency_pooling"], hparams["backbone_weights"]
@@ -159,7 +161,7 @@ class SelfTraining(pl.LightningModule):
                     f"{', '.join(self.class_names)}: they must be the same"
                 )
             assert isinstance(trained.network, SaliencyNetwork)
-            self.saliency = trained.network
+            self.saliency, self._saliency_size = trained.network, trained.image_size
             if hparams["from_saliency"] and self.saliency.backbone != hparams["backbone_name"]:
                 raise UserError(
                     f"{hparams['saliency']} is a {self.saliency.backbone}: take backbone={self.saliency.backbone}, or "
@@ -266,10 +268,9 @@ class SelfTraining(pl.LightningModule):
         """Say what the networks are, so that the checkpoint can be used by itself."""
         assert self.saliency is not None
         assert self.segmenter is not None
-        side = {"meta": {"image_size": labelled_data(self).image_size}}
         checkpoint["networks"] = {
-            "saliency": describe(self.saliency, self.class_names),
-            "segmenter": {**describe(self.segmenter, self.class_names), **side},
+            "saliency": describe(self.saliency, self.class_names, self._saliency_size),
+            "segmenter": describe(self.segmenter, self.class_names, labelled_data(self).image_size),
         }
 
     # --- phases -------------------------------------------------------------------------------------------------------
@@ -291,7 +292,7 @@ class SelfTraining(pl.LightningModule):
         self.segmenter.load_state_dict(self._fresh_segmenter().state_dict())
         if self.hparams["from_saliency"]:
             assert self.saliency is not None
-            self.segmenter.start_from(self.saliency.trunk)
+            self.segmenter.start_from(self.saliency)
         optimizer = self.trainer.optimizers[0]
         for parameter in self.segmenter.parameters():
             optimizer.state.pop(parameter, None)
@@ -305,7 +306,13 @@ class SelfTraining(pl.LightningModule):
         if not record.is_file():
             with _evaluating(self):
                 agreement = self._agreement(stage)
-            save_trained(self._rounds / f"round-{number}.safetensors", self.segmenter, self.class_names, self._meta())
+            save_trained(
+                self._rounds / f"round-{number}.safetensors",
+                self.segmenter,
+                self.class_names,
+                labelled_data(self).image_size,
+                recipe(self.hparams, self.global_step),
+            )
             write_atomically(record, (json.dumps({"round": number, "agreement": agreement}) + "\n").encode())
             say(f"round {number}: agreement on held-back training images {agreement:.3f}")
         # A resumed run may find the records of rounds that it is yet to train again.
@@ -333,8 +340,10 @@ class SelfTraining(pl.LightningModule):
         assert self.segmenter is not None
         images = self._images + self._held_back
         hparams = self.hparams
+        seen_at = view_side(self._saliency_size) if number == 0 else labelled_data(self).image_size
         values = {
             "stage": number,
+            "seen_at": seen_at,
             "method": hparams["method"],
             "background": hparams["background"],
             "crf": None if self.crf is None else asdict(self.crf),
@@ -349,16 +358,18 @@ class SelfTraining(pl.LightningModule):
             say(f"masks {number}: {'saliency' if number == 0 else 'the segmenter'} on {len(images)} training images")
         figures: dict[str, float] = {}
         if number > 0:
-            segmenter, side = self.segmenter, labelled_data(self).image_size
-            make = self._masked(lambda chosen: from_segmenter(segmenter, chosen, side))
+            segmenter = self.segmenter
+            make = self._masked(lambda chosen: from_segmenter(segmenter, chosen, seen_at))
         else:
             saliency, method = self.saliency, hparams["method"]
             background = hparams["background"]
             if background is None and read_stage(folder) is None:
-                background, figures = calibrate_background(saliency, self._images, method, labelled_data(self).seed)
+                background, figures = calibrate_background(
+                    saliency, self._images, seen_at, method, labelled_data(self).seed
+                )
                 say(f"background score {background:g}, chosen on training images and their labels")
             chosen_background = float(background or 0.0)
-            make = self._masked(lambda chosen: from_saliency(saliency, chosen, method, chosen_background))
+            make = self._masked(lambda chosen: from_saliency(saliency, chosen, seen_at, method, chosen_background))
             figures = {"background": chosen_background, **figures}
 
         def measured(ease: Mapping[str, float]) -> dict[str, float]:
@@ -400,9 +411,6 @@ class SelfTraining(pl.LightningModule):
 
     # --- results ------------------------------------------------------------------------------------------------------
 
-    def _meta(self) -> dict[str, Any]:
-        return {**recipe(self.hparams, self.global_step), "image_size": labelled_data(self).image_size}
-
     def summarise_run(self, run_dir: Path) -> dict[str, Path]:
         """Publish the saliency network and the best round's segmenter, and draw the masks of every stage."""
         assert self.saliency is not None
@@ -411,7 +419,8 @@ class SelfTraining(pl.LightningModule):
         published = run_dir / SEGMENTER_FILE
         shutil.copyfile(self._rounds / f"round-{best}.safetensors", published)
         network = self.saliency.eval()
-        saliency = save_trained(run_dir / SALIENCY_FILE, network, self.class_names, self._meta())
+        meta = recipe(self.hparams, self.global_step)
+        saliency = save_trained(run_dir / SALIENCY_FILE, network, self.class_names, self._saliency_size, meta)
         say(f"round {best} of {len(records)} agrees best with images it was not shown: published")
         stages = [stage for n in range(len(records)) if (stage := read_stage(self._stage_folder(n))) is not None]
         shown = [image for image in self._images[:6] if mask_path(stages[0].folder, image.id).is_file()]
