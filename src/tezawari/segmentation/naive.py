@@ -43,7 +43,7 @@ def naive_dcsm(
     height, width = image.shape[1:]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
-    canvas = torch.tensor(_MEAN).view(3, 1, 1).repeat(1, side, side)
+    canvas = image.new_tensor(_MEAN).view(3, 1, 1).repeat(1, side, side)
     canvas[:, top : top + height, left : left + width] = image
     inputs: dict[nn.Module, Tensor] = {}
     hooks = [
@@ -79,9 +79,9 @@ def naive_dcsm(
         if len(compared) < 4 and c not in compared:
             compared.append(c)
 
-    maps = torch.zeros(network.num_classes, height, width)
+    maps = image.new_zeros(network.num_classes, height, width)
     for c in candidates:
-        total = torch.zeros(side, side)
+        total = image.new_zeros(side, side)
         for scale_active, (class_maps, layers) in zip(active[:, c].tolist(), recorded):
             for other in [o for o in compared if o != c and scale_active]:
                 for layer in layers:
