@@ -1,0 +1,1 @@
+"""From a word to a clean set of images: sources, guarded download, store, re-ranking, export."""
