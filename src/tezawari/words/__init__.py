@@ -1,0 +1,1 @@
+"""Words of touch and look, and how visual each is."""
