@@ -43,7 +43,7 @@ def occlusion(
     maps: Sequence[Tensor],
     labels: Sequence[Sequence[int]],
     thresholds: Sequence[float],
-    area_weight: float = 1.0,
+    area_weight: float = 2.0,
     progress: Progress | None = None,
 ) -> Tensor:
     """Score thresholds by what the classifier still sees of a class in its region, and no longer sees outside of it.
@@ -53,8 +53,10 @@ def occlusion(
     the pixels with map_c > t, and what is not shown has the mean colour. [ours; the preservation and deletion of Fong
     & Vedaldi, ICCV 2017, for a given mask]
 
-    Without the area the whole image would be the best region: it shows everything and leaves nothing. With weight 1,
-    the whole image scores 1 for a classifier that is sure, and nothing at all scores 0.
+    Without the area the whole image would be the best region: it shows everything and leaves nothing. With weight 2,
+    each of the two terms pays for the area once, and the two empty answers, the whole image and nothing of it, both
+    score 0 for a classifier that is sure. With 1, regions came out too large: on 32 training images of VOC-8 it took
+    0.8 for DCSM and 0.2 for CAM, where by their true masks 0.9 and 0.4 are best.
 
     Args:
         classify: images (B, 3, H, W) in [0, 1] → probabilities (B, K).

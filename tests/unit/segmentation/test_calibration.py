@@ -43,7 +43,7 @@ def test_occlusion_scores_what_is_seen_inside_and_outside() -> None:
     inner, object_, around = 36 / 64, 1.0, 1.0
     shares = torch.tensor([around, around, object_, object_, object_, inner, 0.0], dtype=torch.float64)
     areas = torch.tensor([256, 256, 64, 64, 64, 36, 0], dtype=torch.float64) / SIDE**2
-    torch.testing.assert_close(scores, 2 * shares - areas, rtol=0, atol=1e-6)
+    torch.testing.assert_close(scores, 2 * (shares - areas), rtol=0, atol=1e-6)
     assert best_threshold(THRESHOLDS, scores) == 0.5
 
 
