@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ from pydantic_core import ErrorDetails
 from tezawari.core.errors import UserError, did_you_mean
 
 # What changes where a run is kept or mirrored, and not one number of it.
+_SHORT_NAMES = {"experiment": "+experiment", "words": "data.words"}
+# Of an override's value: what is quoted, or what stands between the grammar's own signs.
+_VALUE_PART = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s\[\]{}(),:='"]+""")
 _NOT_HASHED = ("resume", "output_dir", "logger", "callbacks", "sweep")
 
 
@@ -143,11 +147,22 @@ def composing(root: Path, name: str, overrides: Iterable[str]) -> Iterator[tuple
     """Point Hydra at ``root`` and yield its loader and the overrides in the form that Hydra takes."""
     if not (root / "conf" / f"{name}.yaml").is_file():
         raise UserError(f"{root / 'conf'} has no {name}.yaml: run {name}.py from a copy of the project")
-    words = ["+" + word if word.startswith("experiment=") else word for word in overrides]
+    words = [_as_hydra_takes_it(word) for word in overrides]
     if any(word.startswith("+experiment=") for word in words):
         _store_experiments(root / "experiments")
     with initialize_config_dir(config_dir=str((root / "conf").resolve()), version_base="1.3", job_name=name):
         yield GlobalHydra.instance().config_loader(), words
+
+
+def _as_hydra_takes_it(word: str) -> str:
+    """Return an override with the short names written out, and what its grammar lacks letters for in quotes.
+
+    ``experiment=`` stands for ``+experiment=``, ``words=`` for ``data.words=``, and ``[ふわふわ,ごつごつ]`` for
+    ``['ふわふわ','ごつごつ']``.
+    """
+    name, equals, value = word.partition("=")
+    value = _VALUE_PART.sub(lambda part: part[0] if part[0].isascii() or part[0][0] in "'\"" else f"'{part[0]}'", value)
+    return _SHORT_NAMES.get(name, name) + equals + value
 
 
 def parse_overrides(loader: ConfigLoader, words: list[str]) -> list[Override]:

@@ -160,3 +160,20 @@ def test_evaluate_runs_the_function_of_a_benchmark(tmp_path: Path, capsys: pytes
     capsys.readouterr()
     assert evaluate([*words, "benchmark.size=-1"], root) == 2
     assert capsys.readouterr().err == "error: benchmark.size=-1: must be at least 0\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("words=[ふわふわ,ごつごつ]", ["ふわふわ", "ごつごつ"]),
+        ("data.words=[ふわふわ, metal]", ["ふわふわ", "metal"]),
+        ("words=['ふわ,ふわ',\"ごつごつ\"]", ["ふわ,ふわ", "ごつごつ"]),
+    ],
+)
+def test_words_are_typed_as_they_are_written(typed: str, expected: list[str]) -> None:
+    assert list(compose_config(ROOT, "train", ["model=saliency", "data=words", typed]).data.words) == expected
+
+
+def test_a_path_may_be_of_any_letters() -> None:
+    words = ["data=images", "data.content_dir=写真/a-b", "data.style_dir=絵"]
+    assert compose_config(ROOT, "train", words).data.content_dir == "写真/a-b"
