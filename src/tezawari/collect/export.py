@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tezawari.collect.store import RankedPass, Store, StoredImage, shown, written_aside
+from tezawari.collect.store import RankedPass, Store, StoredImage, shown
 from tezawari.core.errors import UserError, describe_os_error
+from tezawari.core.files import written_aside
 
 MANIFEST = "manifest.csv"
 

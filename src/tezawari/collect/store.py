@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import threading
 import time
 import unicodedata
@@ -19,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Engine, Update, create_engine, delete, event, insert, inspect, update
 from sqlalchemy.engine import make_url
@@ -41,6 +40,7 @@ from tezawari.collect.schema import (
     Word,
 )
 from tezawari.core.errors import UserError, describe_os_error, did_you_mean
+from tezawari.core.files import written_aside
 
 DEFAULT_FOLDER = Path("collected")
 DATABASE_NAME = "store.sqlite"
@@ -469,24 +469,6 @@ class Store:
             raise UserError(
                 f"{where} cannot be used ({reason}): mend that, then type the same command again, or name another store"
             ) from error
-
-
-@contextlib.contextmanager
-def written_aside(path: Path, aside: Path) -> Iterator[IO[bytes]]:
-    """Open ``aside`` for writing; it takes the place of ``path`` once it is on disk, and goes where anything fails.
-
-    Both must lie on the same file system.
-    """
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the error that counts is the first
-            aside.unlink()
-        raise
 
 
 def _is_whole(path: Path, length: int) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 
 from tezawari.core.errors import UserError, describe_os_error
+from tezawari.core.files import write_atomically
 
 _NAME = re.compile(r"step-(\d+)\.ckpt$")
 _DAMAGED = ".damaged"
@@ -54,22 +53,6 @@ def newest_sound(folder: Path, report: Callable[[str], None]) -> Path | None:
         path.rename(path.with_name(path.name + _DAMAGED))
         report(f"checkpoint {path} is damaged (its SHA-256 differs from the one recorded): taking the one before")
     return None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever stops the process or the machine, it holds the old content or the new one."""
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):  # the error that counts is the first
-            aside.unlink()
-        raise
-    _sync_folder(path.parent)
 
 
 def save_checkpoint(checkpoint: dict[str, Any], target: Path) -> None:
@@ -116,14 +99,6 @@ def keep_newest(folder: Path, count: int) -> None:
 
 def _digest_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _lines(error: Exception) -> Iterator[str]:

@@ -7,9 +7,9 @@ import csv
 import io
 from pathlib import Path
 
-from tezawari.core.checkpoints import write_atomically
 from tezawari.core.config import compose_config
 from tezawari.core.errors import UserError, did_you_mean
+from tezawari.core.files import write_atomically
 from tezawari.core.runs import METRICS_FILE, RunRecord, last_metrics
 
 RESULTS_FILE = "results.csv"

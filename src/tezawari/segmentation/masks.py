@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tezawari.core.checkpoints import write_atomically
 from tezawari.core.errors import UserError, describe_os_error
+from tezawari.core.files import write_atomically
 from tezawari.data.labelled_image import IGNORE_INDEX
 
 # Only formats that keep every value as it is: JPEG would invent labels along each edge.

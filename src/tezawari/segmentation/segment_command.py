@@ -14,8 +14,8 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
-from tezawari.core.checkpoints import write_atomically
 from tezawari.core.errors import UserError
+from tezawari.core.files import write_atomically
 from tezawari.data.photo import load_rgb
 from tezawari.segmentation.crf import CrfParameters
 from tezawari.segmentation.masks import overlay, write_mask

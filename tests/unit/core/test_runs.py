@@ -21,9 +21,9 @@ from tezawari.core.checkpoints import (
     list_checkpoints,
     load_checkpoint,
     newest_sound,
-    write_atomically,
 )
 from tezawari.core.errors import UserError
+from tezawari.core.files import write_atomically
 from tezawari.core.loggers import MetricsCsv
 from tezawari.core.runs import RunRecord, hold, is_held, last_metrics, list_runs, make_run_dir
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from tezawari.core.callbacks import leave_if_asked
-from tezawari.core.checkpoints import write_atomically
 from tezawari.core.errors import UserError
+from tezawari.core.files import write_atomically
 from tezawari.core.schedule import recipe
 from tezawari.core.seeding import epoch_order
 from tezawari.core.training import say

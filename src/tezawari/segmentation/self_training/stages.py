@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from tezawari.core.checkpoints import write_atomically
 from tezawari.core.errors import UserError
+from tezawari.core.files import write_atomically
 from tezawari.segmentation.masks import read_mask, write_mask
 from tezawari.segmentation.pseudo_masks import PseudoMask
 
