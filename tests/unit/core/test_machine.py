@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 
 from tezawari.core import machine, training
 
+# Without huge pages, of which there are more or fewer to have as the machine has run: each counts as one fault.
 _COUNT_FAULTS = """
-import resource, sys
+import ctypes, resource, sys
 import numpy as np
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
 from tezawari.core.machine import keep_freed_memory, return_large_blocks
 if sys.argv[1] != "default":
     assert keep_freed_memory()
