@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import functools
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from tezawari.core.errors import UserError, did_you_mean
+from tezawari.core.package_photos import package_photo
 from tezawari.data.content_style import KEPT_SCALE, ContentPhoto, ContentStyleData, ContentStyleSet, decode
 from tezawari.data.materials import MATERIALS, material_scene, material_texture
 from tezawari.data.photo import load_rgb
 
-# Files inside the wheels of scikit-image and scikit-learn: (package, file in it).
-_TRAIN = {
-    "astronaut": ("skimage", "data/astronaut.png"),
-    "camera": ("skimage", "data/camera.png"),
-    "coffee": ("skimage", "data/coffee.png"),
-    "flower": ("sklearn", "datasets/images/flower.jpg"),
-    "motorcycle": ("skimage", "data/motorcycle_left.png"),
-    "rocket": ("skimage", "data/rocket.jpg"),
-}
-_HELD_OUT = {
-    "chelsea": ("skimage", "data/chelsea.png"),
-    "china": ("sklearn", "datasets/images/china.jpg"),
-}
-_STYLES = {
-    "brick": ("skimage", "data/brick.png"),
-    "grass": ("skimage", "data/grass.png"),
-    "gravel": ("skimage", "data/gravel.png"),
-    "hubble": ("skimage", "data/hubble_deep_field.jpg"),
-    "ihc": ("skimage", "data/ihc.png"),
-    "retina": ("skimage", "data/retina.jpg"),
-}
+# Names of photographs of tezawari.core.package_photos.
+_TRAIN = ("astronaut", "camera", "coffee", "flower", "motorcycle", "rocket")
+_HELD_OUT = ("chelsea", "china")
+_STYLES = ("brick", "grass", "gravel", "hubble", "ihc", "retina")
 # Plainly different from each other in colour and in texture, and none of them grey.
 DEFAULT_STYLES = ("fabric", "foliage", "glass", "ihc", "paper", "plastic", "water", "wood")
 # The paintings are the same for every run: only what is drawn from them depends on a run's seed.
@@ -81,8 +64,7 @@ class SampleData(ContentStyleData):
         return ContentStyleSet(train, held_out, {name: self._style(name) for name in self.styles})
 
     def _photo(self, name: str) -> ContentPhoto:
-        path = _inside_package(*(_TRAIN | _HELD_OUT)[name])
-        return ContentPhoto(name, decode(path, KEPT_SCALE * self.image_size))
+        return ContentPhoto(name, decode(_file(name), KEPT_SCALE * self.image_size))
 
     def _scene(self, number: int) -> ContentPhoto:
         return ContentPhoto(f"scene{number}", _paint_scene(number, round(1.25 * self.image_size)))
@@ -90,7 +72,7 @@ class SampleData(ContentStyleData):
     def _style(self, name: str) -> Tensor:
         if name in MATERIALS:
             return _paint_style(name, self.style_size)
-        return load_rgb(_inside_package(*_STYLES[name]), max_short_side=2 * self.style_size).float().div_(255)
+        return load_rgb(_file(name), max_short_side=2 * self.style_size).float().div_(255)
 
 
 # Painting takes a third of a second a picture, and a sweep builds its data once a run.
@@ -105,8 +87,8 @@ def _paint_style(name: str, size: int) -> Tensor:
     return material_texture(name, _TEXTURE_SEED, size)
 
 
-def _inside_package(package: str, file: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or spec.origin is None or not (path := Path(spec.origin).parent / file).is_file():
-        raise UserError(f"the installed {package} does not carry {file}: reinstall it, or take data=images")
-    return path
+def _file(name: str) -> Path:
+    try:
+        return package_photo(name)
+    except UserError as error:
+        raise UserError(f"{error}, or take data=images") from error

@@ -170,7 +170,7 @@ def test_a_broken_record_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["rns"], "did you mean runs?"),
+        (["rns"], "did you mean runs"),
         (["runs", "--dir", "nowhere"], "no folder nowhere"),
         (["runs", "--dir", "{}", "--sort", "val/los"], "did you mean val/loss?"),
     ],

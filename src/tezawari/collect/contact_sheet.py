@@ -1,0 +1,96 @@
+"""A contact sheet of a word: its first images in the order of the search, and of each pass of the ranking."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from tezawari.collect.export import safe_name
+from tezawari.collect.store import Store, written_aside
+from tezawari.core.errors import UserError, describe_os_error
+
+FOLDER = "sheets"
+
+_COLUMNS = 10
+_SIDE = 128
+_GAP = 4
+_LABEL_WIDTH = 64
+
+
+def save_contact_sheet(store: Store, word: str) -> Path:
+    """Draw the first ten images of a word, a row for the search and for each pass; return the PNG in the store.
+
+    The rows of passes are what an export of that pass would begin with: annotated positives first, no negatives.
+    Images are cut to their central squares.
+
+    Raises:
+        UserError: an unknown word, an image file that is gone or damaged, or a disk that will not take the sheet.
+    """
+    rows = [("search", [image.path for image in store.images_of(word)[:_COLUMNS]])]
+    for ranked in store.rankings(word):
+        best = store.best_images(word, ranked.number)[:_COLUMNS]
+        rows.append((f"pass {ranked.number}", [image.path for image in best]))
+    sheet = draw_rows([(label, [_square(path) for path in paths]) for label, paths in rows])
+    file = store.folder / FOLDER / f"{safe_name(word)}.png"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(file, file.with_name(f".{os.getpid()}.writing")) as stream:
+            sheet.save(stream, "PNG")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {describe_os_error(error)}; what is stored is kept") from error
+    return file
+
+
+def draw_rows(rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
+    """Lay out pictures of 128 × 128 in rows of ten places, each row with its name before it."""
+    across = down = _SIDE + _GAP
+    sheet = Image.new("RGB", (_LABEL_WIDTH + _COLUMNS * across + _GAP, len(rows) * down + _GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for row, (label, pictures) in enumerate(rows):
+        top = _GAP + row * down
+        draw.text((_GAP, top + _SIDE // 2), label, "black", font, anchor="lm")
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (_LABEL_WIDTH + column * across, top))
+    return sheet
+
+
+def load_pixels(path: Path, longest: int) -> np.ndarray:
+    """Return a stored picture as (H, W, 3) uint8 RGB, upright, transparent parts white, its longer side at most so.
+
+    Of an animation it is the first frame; 16 bits are reduced to 8. Large pictures never take their full size in
+    memory once they are returned.
+
+    Raises :class:`UserError` for a file that is gone, or damaged since it was stored.
+    """
+    try:
+        with Image.open(path) as picture:
+            shrink = min(1.0, longest / max(picture.size))
+            # JPEG decodes to twice the wanted size at a fraction of the cost, and leaves enough to average.
+            picture.draft(None, (math.ceil(2 * shrink * picture.width), math.ceil(2 * shrink * picture.height)))
+            rgb = _rgb(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise UserError(f"{path}: the image file is gone: the same command fetches it again") from None
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
+        raise UserError(
+            f"{path}: the image is damaged ({error}): delete the file, then type the same command again"
+        ) from error
+    rgb.thumbnail((longest, longest), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(rgb)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _square(path: Path) -> Image.Image:
+    return ImageOps.fit(Image.fromarray(load_pixels(path, 4 * _SIDE)), (_SIDE, _SIDE))
