@@ -43,7 +43,7 @@ def found(*urls: str) -> list[FoundImage]:
 
 
 def download_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tezawari")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tezawari-download")]
 
 
 def test_a_picture_arrives_as_it_was_sent(server: HostileServer) -> None:
