@@ -457,27 +457,24 @@ def render_tables(report: Report, data: str) -> str:
 
 
 def draw_figure(report: Report, path: Path) -> Path:
-    """Draw each word's average precision by feature, and beside it entropy against that of the deepest layer."""
+    """Draw each word's average precision by feature, and beside it the same over the word's region entropy."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 1.6 + 0.24 * len(report.entropies)), layout="constrained")
     by_word, by_entropy = figure.subplots(1, 2)
     order = np.argsort(report.precisions(report.deepest), kind="stable")
     names = np.array([one.word for one in report.entropies])
+    entropies = np.array([one.entropy for one in report.entropies])
+    controls = [one.entropy for one in report.control_entropies]
     for label, marker in zip(report.measured, "osD^v<>ph*" * len(report.measured)):
-        by_word.plot(100 * report.precisions(label)[order], names[order], marker, label=label, markersize=5)
+        (drawn,) = by_word.plot(100 * report.precisions(label)[order], names[order], marker, label=label, markersize=5)
+        style = {"color": drawn.get_color(), "marker": marker, "linestyle": "", "markersize": 5}
+        by_entropy.plot(entropies, 100 * report.precisions(label), **style)
+        by_entropy.plot(controls, 100 * report.control_precisions(label), **style, fillstyle="none")
     by_word.axvline(100 * report.chance(report.random), color="k", linestyle=":", label="chance")
     by_word.set(xlabel="average precision, %", xlim=(0, 102))
     by_word.legend(fontsize=7)
-    entropies = np.array([one.entropy for one in report.entropies])
-    precisions = 100 * report.precisions(report.deepest)
-    by_entropy.plot(entropies, precisions, "o", markersize=5)
-    for name, x, y in zip(names, entropies, precisions):
-        by_entropy.annotate(str(name), (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
-    controls = [one.entropy for one in report.control_entropies]
-    by_entropy.plot(controls, 100 * report.control_precisions(report.deepest), "kx", label="random sets")
-    by_entropy.set(xlabel="region entropy, bits", ylabel=f"average precision by {report.deepest}, %")
-    by_entropy.legend(fontsize=7)
+    by_entropy.set(xlabel="region entropy, bits (hollow: random sets)", ylabel="average precision, %", ylim=(0, 102))
     for axes in (by_word, by_entropy):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
