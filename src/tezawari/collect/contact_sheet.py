@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from tezawari.collect.export import safe_name
-from tezawari.collect.store import Store, written_aside
+from tezawari.collect.store import Store
 from tezawari.core.errors import UserError, describe_os_error
+from tezawari.core.files import written_aside
 
 FOLDER = "sheets"
 
