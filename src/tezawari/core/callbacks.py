@@ -19,6 +19,7 @@ from torch import Tensor
 from tezawari.core.checkpoints import checkpoint_path, keep_newest
 from tezawari.core.errors import UserError
 from tezawari.core.loggers import MetricsCsv, MetricsMirror
+from tezawari.core.progress import format_seconds
 from tezawari.core.resume import StopRequest, TrainingStopped, generator_states, restore_generators
 
 
@@ -282,10 +283,3 @@ class ProgressLines(pl.Callback):
 
     def close(self) -> None:
         """Nothing to let go of."""
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration as ``1:02:03`` or ``02:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

@@ -44,6 +44,7 @@ from tezawari.core.errors import UserError, did_you_mean
 _SHORT_NAMES = {"experiment": "+experiment", "words": "data.words"}
 # Of an override's value: what is quoted, or what stands between the grammar's own signs.
 _VALUE_PART = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s\[\]{}(),:='"]+""")
+_RECIPES = {"train": "run.yaml", "evaluate": "evaluate.yaml"}
 _NOT_HASHED = ("resume", "output_dir", "logger", "callbacks", "sweep")
 
 
@@ -149,7 +150,7 @@ def composing(root: Path, name: str, overrides: Iterable[str]) -> Iterator[tuple
         raise UserError(f"{root / 'conf'} has no {name}.yaml: run {name}.py from a copy of the project")
     words = [_as_hydra_takes_it(word) for word in overrides]
     if any(word.startswith("+experiment=") for word in words):
-        _store_experiments(root / "experiments")
+        _store_experiments(root / "experiments", _RECIPES[name])
     with initialize_config_dir(config_dir=str((root / "conf").resolve()), version_base="1.3", job_name=name):
         yield GlobalHydra.instance().config_loader(), words
 
@@ -232,9 +233,9 @@ def check_config(name: str, cfg: DictConfig) -> None:
 # --- experiments ------------------------------------------------------------------------------------------------------
 
 
-def _store_experiments(folder: Path) -> None:
-    """Offer every ``experiments/NAME/run.yaml`` to Hydra as option NAME of the group ``experiment``."""
-    for recipe in sorted(folder.glob("*/run.yaml")):
+def _store_experiments(folder: Path, recipe_name: str) -> None:
+    """Offer every ``experiments/NAME/<recipe_name>`` to Hydra as option NAME of the group ``experiment``."""
+    for recipe in sorted(folder.glob(f"*/{recipe_name}")):
         try:
             node = OmegaConf.load(recipe)
         except Exception as error:  # YAML's and OmegaConf's errors share no base class
@@ -251,7 +252,9 @@ def _refuse_unknown_options(loader: ConfigLoader, overrides: list[Override]) -> 
         known = _options(loader, group)
         if not known or not isinstance(value, str):
             if group == "experiment":
-                raise UserError("experiments/ holds no experiment yet: write experiments/NAME/run.yaml")
+                raise UserError(
+                    "experiments/ holds none yet: write experiments/NAME/run.yaml (evaluate.yaml for evaluate.py)"
+                )
             continue
         # for_model/NAME and the like: an option in a sub-folder of its group
         if value not in known and value not in [f"{p}/{o}" for p, o in _nested_options(loader, group)]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
-from tezawari.core.config import compose_config
+from tezawari.core.config import compose_config, config_hash
 from tezawari.core.errors import UserError, did_you_mean
 from tezawari.core.files import write_atomically
+from tezawari.core.plots import require_matplotlib
 from tezawari.core.runs import METRICS_FILE, RunRecord, last_metrics
 
+# The recipe of an experiment: of a training run, or of a benchmark that needs none; and what it is a recipe for.
+RECIPES = {"run.yaml": "train", "evaluate.yaml": "evaluate"}
 RESULTS_FILE = "results.csv"
+SUMMARY_FILE = "summary.csv"
 PAGE_FILE = "README.md"
 CURVES_FILE = Path("figures", "curves.png")
 COLUMNS = [
@@ -31,25 +36,10 @@ COLUMNS = [
     "wall_seconds",
 ]
 _NOT_PUBLISHED = "none"
-# Columns of a benchmark's summary that say how it was measured; the others are metrics.
-_CONTEXT = {
-    "checkpoint",
-    "trained_with",
-    "judge",
-    "photos",
-    "styles",
-    "photos_from",
-    "image_size",
-    "seed",
-    "commit",
-    "cores",
-    "processor",
-    "wall_seconds",
-    "method",
-    "n",
-    "data",
-    "backbone",
-}
+# What every row of a benchmark's summary says of itself.
+_REQUIRED = ("method", "n", "seed", "commit", "cores", "processor", "wall_seconds")
+# Numbers of a summary that say how it was measured; all other numbers are metrics.
+_CONTEXT = {*_REQUIRED, "photos", "styles", "image_size"}
 _MARGIN = "_margin"
 _PUBLISHED = "published_"
 
@@ -58,53 +48,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = (
         "Write experiments/README.md, one page of all experiments, after checking that each recipe still composes; "
-        "with --record, first write the results.csv of one of them from a finished run and its benchmark."
+        "with --record, first write the results.csv of one of them from what its benchmark left, and, where its recipe "
+        "is a training run (run.yaml, not evaluate.yaml), from that run."
     )
     parser.add_argument("--root", type=Path, default=Path(), help="the project (default: here)")
-    parser.add_argument("--record", metavar="NAME", help="the experiment that --run belongs to")
+    parser.add_argument("--record", metavar="NAME", help="the experiment whose results --summary holds")
     parser.add_argument("--run", metavar="RUN", type=Path, help="the folder of its training run")
     parser.add_argument(
-        "--summary", metavar="CSV", type=Path, help="summary.csv of evaluate.py benchmark=style or segmentation"
+        "--summary",
+        metavar="FOLDER",
+        type=Path,
+        help=f"where evaluate.py left its {SUMMARY_FILE}: output_dir/BENCHMARK, or the file itself",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Record, if asked, and rebuild the page; raises UserError for a recipe that no longer composes."""
     folder = args.root / "experiments"
-    names = sorted(path.parent.name for path in folder.glob("*/run.yaml"))
-    if not names:
+    recipes = {path.parent.name: entry for file, entry in RECIPES.items() for path in folder.glob(f"*/{file}")}
+    if not recipes:
         raise UserError(f"{folder} holds no experiments: name the project with --root")
-    for name in names:
-        compose_config(args.root, "train", [f"+experiment={name}"])
+    hashes = {
+        name: config_hash(compose_config(args.root, entry, [f"+experiment={name}"]))
+        for name, entry in sorted(recipes.items())
+    }
     if args.record is not None:
-        if args.record not in names:
-            raise UserError(f"no experiment is named {args.record}{did_you_mean(args.record, names)}")
-        if args.run is None or args.summary is None:
-            raise UserError("--record NAME needs --run RUN and --summary CSV")
-        rows = results_of(args.run, args.summary)
-        _write_rows(folder / args.record / RESULTS_FILE, rows)
-        print(folder / args.record / RESULTS_FILE)
-        print(draw_curves(args.run, folder / args.record / CURVES_FILE))
+        if args.record not in recipes:
+            raise UserError(f"no experiment is named {args.record}{did_you_mean(args.record, recipes)}")
+        for path in _record(args, folder / args.record, recipes[args.record], hashes[args.record]):
+            print(path)
     page = folder / PAGE_FILE
-    write_atomically(page, page_of(folder, names).encode())
+    write_atomically(page, page_of(folder, dict(sorted(recipes.items()))).encode())
     print(page)
     return 0
 
 
-def results_of(run_dir: Path, summary: Path) -> list[dict[str, str]]:
-    """Return the rows of ``results.csv``: the last validation metrics of a run, then a benchmark's, one each.
+def _record(args: argparse.Namespace, folder: Path, entry: str, recipe_hash: str) -> list[Path]:
+    """Write the results of an experiment, and the curves of its run where it has one; return the files."""
+    results = folder / RESULTS_FILE
+    if entry == "evaluate":
+        if args.run is not None:
+            raise UserError(f"{args.record} trains nothing: leave out --run")
+        if args.summary is None:
+            raise UserError(
+                f"--record {args.record} needs --summary FOLDER: evaluate.py +experiment={args.record} makes it"
+            )
+        _write_rows(results, summarised(args.summary, recipe_hash))
+        return [results]
+    if args.run is None or args.summary is None:
+        raise UserError(f"--record {args.record} needs --run RUN and --summary FOLDER")
+    trained, trained_hash = trained_rows(args.run)
+    _write_rows(results, [*trained, *summarised(args.summary, trained_hash)])
+    return [results, draw_curves(args.run, folder / CURVES_FILE)]
+
+
+def trained_rows(run_dir: Path) -> tuple[list[dict[str, str]], str]:
+    """Return a row of ``results.csv`` for each last validation metric of a run, and the hash of its configuration.
 
     Raises:
-        UserError: no such run, an unfinished one, or no summary.
+        UserError: no such run, or an unfinished one.
     """
     record = RunRecord.read(run_dir)
     if record is None:
         raise UserError(f"{run_dir} is not the folder of a run: tezawari runs lists them")
     if record.status != "finished":
         raise UserError(f"{run_dir} has not finished (it is {record.status}): go on with resume=auto")
-    common = {"published": _NOT_PUBLISHED, "seed": str(record.seed), "config_hash": record.config_hash}
-    trained = {
-        **common,
+    common = {
+        "published": _NOT_PUBLISHED,
+        "seed": str(record.seed),
+        "config_hash": record.config_hash,
         "method": "training",
         "data": "held-out photos",
         "commit": record.commit or "",
@@ -113,33 +125,55 @@ def results_of(run_dir: Path, summary: Path) -> list[dict[str, str]]:
         "wall_seconds": f"{record.wall_seconds:.0f}",
     }
     metrics = {name: value for name, value in last_metrics(run_dir).items() if name.startswith("val/")}
-    rows = [{**trained, "metric": name, "value": f"{value:.4g}"} for name, value in metrics.items()]
+    rows = [{**common, "metric": name, "value": f"{value:.4g}"} for name, value in metrics.items()]
+    return rows, record.config_hash
+
+
+def summarised(summary: Path, recipe_hash: str) -> list[dict[str, str]]:
+    """Return the rows of ``results.csv`` of what a benchmark left: one for each method and number of its summary.
+
+    A summary has a row a method. Half of the interval of ``NAME`` stands under ``NAME_margin``, what was published
+    under ``published_NAME``; what is no number is no metric.
+
+    Args:
+        summary: ``summary.csv``, or the folder that holds it.
+        recipe_hash: of the configuration that made it.
+
+    Raises:
+        UserError: there is none, or it is of another kind.
+    """
+    file = summary / SUMMARY_FILE if summary.is_dir() else summary
     try:
-        with summary.open(encoding="utf-8", newline="") as file:
-            measured = list(csv.DictReader(file))
+        with file.open(encoding="utf-8", newline="") as stream:
+            measured = list(csv.DictReader(stream))
     except OSError as error:
-        raise UserError(f"cannot read {summary}: {error.strerror}: evaluate.py benchmark=… writes it") from error
-    for row in measured:
-        context = {name: row[name] for name in ("commit", "cores", "processor", "wall_seconds", "seed")}
-        described = {
-            "method": row["method"],
+        raise UserError(f"cannot read {file}: {error.strerror}: evaluate.py benchmark=… writes it") from error
+    lacking = [name for name in _REQUIRED if not measured or name not in measured[0]]
+    if lacking:
+        raise UserError(f"{file} is no benchmark's {SUMMARY_FILE}: it lacks {', '.join(lacking)}")
+    return [
+        {
+            **{name: row[name] for name in ("method", "seed", "commit", "cores", "processor", "wall_seconds")},
             "data": row.get("data") or _style_data(row),
             "size": row["n"],
+            "config_hash": recipe_hash,
+            "metric": name,
+            "value": value,
+            "interval": row.get(name + _MARGIN, ""),
+            "published": row.get(_PUBLISHED + name) or _NOT_PUBLISHED,
         }
-        rows += [
-            {
-                **common,
-                **context,
-                **described,
-                "metric": name,
-                "value": value,
-                "interval": row.get(name + _MARGIN, ""),
-                "published": row.get(_PUBLISHED + name) or _NOT_PUBLISHED,
-            }
-            for name, value in row.items()
-            if name not in _CONTEXT and not name.endswith(_MARGIN) and not name.startswith(_PUBLISHED)
-        ]
-    return rows
+        for row in measured
+        for name, value in row.items()
+        if _is_number(value) and name not in _CONTEXT and not name.endswith(_MARGIN) and not name.startswith(_PUBLISHED)
+    ]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _style_data(row: dict[str, str]) -> str:
@@ -152,10 +186,9 @@ def draw_curves(run_dir: Path, path: Path) -> Path:
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("matplotlib is not installed: pip install 'tezawari[sweep]'") from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     curves: dict[str, list[tuple[int, float]]] = {}
     with (run_dir / METRICS_FILE).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -174,14 +207,15 @@ def draw_curves(run_dir: Path, path: Path) -> Path:
     return path
 
 
-def page_of(folder: Path, names: list[str]) -> str:
+def page_of(folder: Path, recipes: Mapping[str, str]) -> str:
     """Return the page: every experiment's title and its numbers, published beside measured.
 
+    ``recipes`` maps the name of an experiment to the entry point that runs it, ``train`` or ``evaluate``.
     Metrics of a single class (``iou/NAME``, ``val/ap/NAME``) are left to ``results.csv``.
     """
     lines = ["# Experiments", "", "Written by `tezawari experiments`; each recipe below composes.", ""]
-    for name in names:
-        lines += [f"## [{name}]({name}/README.md)", "", f"`python train.py +experiment={name}`", ""]
+    for name, entry in recipes.items():
+        lines += [f"## [{name}]({name}/README.md)", "", f"`python {entry}.py +experiment={name}`", ""]
         results = folder / name / RESULTS_FILE
         if not results.is_file():
             lines += ["No results yet.", ""]

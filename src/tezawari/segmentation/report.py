@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from tezawari.core.errors import UserError
 from tezawari.core.runs import current_commit, describe_machine
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.data.labelled_image import LabelledImage
@@ -177,12 +175,6 @@ def draw_figure(report: Report) -> Any:
 def _cut(picture: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Leave the legend out: the columns of a figure must be of one size."""
     return np.ascontiguousarray(picture[: like.shape[0], : like.shape[1]])
-
-
-def require_matplotlib() -> None:
-    """Raise UserError where matplotlib, which draws the curves, is not installed."""
-    if find_spec("matplotlib") is None:
-        raise UserError("matplotlib is not installed: pip install 'tezawari[sweep]'")
 
 
 def draw_curves(report: Report, path: Path) -> Path:

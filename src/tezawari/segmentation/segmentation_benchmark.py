@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from omegaconf import OmegaConf
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from tezawari.core.callbacks import format_seconds
 from tezawari.core.config import build
 from tezawari.core.errors import UserError
+from tezawari.core.plots import require_matplotlib
+from tezawari.core.progress import progress_lines
 from tezawari.core.training import say
 from tezawari.data.labelled import LabelledData
 from tezawari.data.labelled_image import LabelledImage
@@ -36,14 +38,14 @@ from tezawari.segmentation.pseudo_masks import (
     segment_pixels,
     view_side,
 )
-from tezawari.segmentation.report import Figured, Report, Row, require_matplotlib, write_report
+from tezawari.segmentation.report import Figured, Report, Row, write_report
 from tezawari.segmentation.saliency import METHODS, Method
 from tezawari.segmentation.segmenter import Segmenter
 from tezawari.segmentation.self_training.stages import ROUNDS_FOLDER
 
 _FIGURED = 10
 _SOURCES = ("true", "predicted", "none")
-_SECONDS_A_LINE = 10.0
+_Lines = partial(progress_lines, things="images")
 
 
 def benchmark_segmentation(
@@ -322,18 +324,3 @@ def _refined(
 
     for refined in refine_many(pairs(), crf, workers):
         yield waiting.popleft(), refined
-
-
-class _Lines:
-    """Prints how far a part is and how long it will take, at most once in ten seconds."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._began = self._since = time.monotonic()
-
-    def __call__(self, done: int, count: int) -> None:
-        now = time.monotonic()
-        if now - self._since >= _SECONDS_A_LINE or done == count:
-            left = (now - self._began) / done * (count - done)
-            say(f"{self._title}: {done} of {count} images, {format_seconds(left)} left")
-            self._since = now

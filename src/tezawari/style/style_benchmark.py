@@ -16,8 +16,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torchvision.transforms.functional import center_crop
 
-from tezawari.core.callbacks import format_seconds
 from tezawari.core.errors import UserError, did_you_mean
+from tezawari.core.progress import progress_lines
 from tezawari.core.seeding import epoch_order
 from tezawari.data.content_style import KEPT_SCALE, ContentPhoto, central_crop, decode, shorter_side_to
 from tezawari.data.images import ImagesData, decoded_files, report_skipped
@@ -45,7 +45,6 @@ _SMALLEST_SIDE = 64
 _SMALLEST_PICTURE = 16
 _STYLE_SIZE = 384
 _PICTURED = 5
-_SECONDS_A_LINE = 10.0
 _DATA = {f"{data.__module__}.{data.__qualname__}": data for data in (ImagesData, SampleData)}
 
 
@@ -341,22 +340,23 @@ class _Bench:
 
     def network(self, stylizer: Stylizer) -> Iterator[Measurement]:
         """Measure the network without and with the photo's colours kept."""
-        progress = _Progress(NETWORK, len(self._photos) * len(self._names))
+        pairs = list(itertools.product(self._photos.items(), range(len(self._names))))
+        progress = progress_lines(NETWORK, "pictures")
         pictured = list(self._photos)[:_PICTURED]
-        for (name, photo), asked in itertools.product(self._photos.items(), range(len(self._names))):
+        for done, ((name, photo), asked) in enumerate(pairs, start=1):
             restyled = stylizer(photo, self._condition(stylizer, asked))
             if name in pictured:
                 self.painted[name, self._names[asked]] = restyled
             yield self._measure(NETWORK, name, asked, restyled, self._judge.look(restyled))
             kept = preserve_color(restyled, photo)
             yield self._measure(KEEP_COLOR, name, asked, kept, self._judge.look(kept))
-            progress.step()
+            progress(done, len(pairs))
 
     def mixes(self, stylizer: Stylizer) -> Iterator[MixMeasurement]:
         """Mix each two styles half and half: photos and pairs in rotation until each has had its turn."""
         pairs = list(itertools.combinations(range(len(self._names)), 2))
         count = max(len(pairs), len(self._photos))
-        progress = _Progress("mixing", count)
+        progress = progress_lines("mixing", "pairs")
         photos = list(self._photos.items())
         for number in range(count):
             (name, photo), (first, second) = photos[number % len(photos)], pairs[number % len(pairs)]
@@ -373,15 +373,15 @@ class _Bench:
                 cross_fade=self._judge.mixing_deviation(self._judge.look(faded), *looks),
                 pixels=midpoint_deviation(mixed, *ends),
             )
-            progress.step()
+            progress(number + 1, count)
 
     def gatys(self, loss_backbone: str, weights: str | None, pairs: int, steps: int) -> Iterator[Measurement]:
         """Paint some pairs, each style as often as the others, under the backbone that the network was trained with."""
         backbone = load_backbone(loss_backbone, recipe(loss_backbone).layers, weights)
         chosen = list(itertools.islice(_diagonals(len(self._photos), len(self._names)), pairs))
-        progress = _Progress(GATYS, len(chosen) * steps)
+        progress = progress_lines(GATYS, "paintings")
         photos = list(self._photos.items())
-        for place, asked in chosen:
+        for done, (place, asked) in enumerate(chosen, start=1):
             name, photo = photos[place]
             painting = paint(
                 photo,
@@ -389,9 +389,9 @@ class _Bench:
                 backbone=backbone,
                 steps=steps,
                 max_side=max(photo.shape),
-                callback=lambda now: progress.step(),
             )
             yield self._measure(GATYS, name, asked, painting, self._judge.look(painting))
+            progress(done, len(chosen))
 
     def _condition(self, stylizer: Stylizer, style: int) -> Tensor:
         return one_hot(stylizer.style_names.index(self._names[style]), len(stylizer.style_names))
@@ -402,20 +402,3 @@ def _diagonals(photos: int, styles: int) -> Iterator[tuple[int, int]]:
     for shift in range(photos):
         for style in range(styles):
             yield (style + shift) % photos, style
-
-
-class _Progress:
-    """Lines on stderr that say how far a long part is, every few seconds."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total, self._done = what, total, 0
-        self._began = self._told = time.monotonic()
-
-    def step(self) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if now - self._told < _SECONDS_A_LINE and self._done < self._total:
-            return
-        left = (now - self._began) / self._done * (self._total - self._done)
-        sys.stderr.write(f"{self._what}  {self._done}/{self._total}  {format_seconds(left)} left\n")
-        self._told = now

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tezawari.cli import main
+from tezawari.core.config import compose_config, config_hash
 from tezawari.core.runs import METRICS_FILE, RunRecord
 
 ROOT = Path(__file__).parents[3]
@@ -31,8 +32,9 @@ SUMMARY = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for folder in ("conf", "experiments"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    for name in ("multistyle_sample", "multistyle_paintings", "rerank"):  # composing all of them takes long
+        shutil.copytree(ROOT / "experiments" / name, tmp_path / "experiments" / name)
     for made in [*tmp_path.glob("experiments/*/results.csv"), *tmp_path.glob("experiments/*/figures/*")]:
         made.unlink()
     with (tmp_path / "summary.csv").open("w") as file:
@@ -86,9 +88,60 @@ def test_a_segmentation_summary_says_its_own_data_and_what_was_published(project
     assert "iou/cat,dcsm + CRF,0.6,,none" in (project / "experiments/multistyle_sample/results.csv").read_text()
 
 
+def _rerank_summary(project: Path) -> Path:
+    folder = project / "rerank"
+    folder.mkdir()
+    kept = {name: SUMMARY[name] for name in ("commit", "cores", "processor", "wall_seconds", "seed")}
+    rows = [
+        {**kept, "method": "search order", "n": 16, "data": "16 words", "ap": 0.61, "ap_margin": 0.01, "rho": ""},
+        {**kept, "method": "late, pass 2", "n": 16, "data": "16 words", "ap": 0.99, "ap_margin": 0.004, "rho": "-0.2"},
+    ]
+    published = ["", "0.896"]
+    with (folder / "summary.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "published_ap", "backbone", "ap/banded"])
+        writer.writeheader()
+        writer.writerows(
+            {**row, "published_ap": known, "backbone": "efficientnet_lite0", "ap/banded": 0.5}
+            for row, known in zip(rows, published)
+        )
+    return folder
+
+
+@pytest.mark.parametrize("named", ["", "summary.csv"])
+def test_a_benchmark_without_a_run_becomes_results_and_stands_on_the_page(project: Path, named: str) -> None:
+    assert _experiments(project, "--record", "rerank", "--summary", str(_rerank_summary(project) / named)) == 0
+    with (project / "experiments/rerank/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["metric"], row["method"]) for row in rows] == [
+        ("ap", "search order"),
+        ("ap/banded", "search order"),
+        ("ap", "late, pass 2"),
+        ("rho", "late, pass 2"),
+        ("ap/banded", "late, pass 2"),
+    ]
+    cfg = compose_config(project, "evaluate", ["+experiment=rerank"])
+    assert {row["config_hash"] for row in rows} == {config_hash(cfg)}
+    assert {(row["size"], row["data"], row["commit"], row["cores"]) for row in rows} == {("16", "16 words", "abc", "2")}
+    page = (project / "experiments/README.md").read_text()
+    assert "`python evaluate.py +experiment=rerank`" in page
+    assert "| ap | late, pass 2 | 0.896 | 0.99 ± 0.004 | 16 words |" in page
+    assert "`python train.py +experiment=multistyle_sample`" in page
+
+
+def test_a_benchmarks_recipe_that_no_longer_composes_fails(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = project / "experiments/rerank/evaluate.yaml"
+    recipe.write_text(recipe.read_text() + "  wrosening: 3\n")
+    assert _experiments(project) == 2
+    assert "worsening" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--record", "rerank"], "needs --summary FOLDER"),
+        (["--record", "rerank", "--run", "run", "--summary", "s"], "trains nothing: leave out --run"),
+        (["--record", "rerank", "--summary", "{project}/conf"], "cannot read"),
+        (["--record", "rerank", "--summary", "{project}/other.csv"], "it lacks method, n"),
         (["--record", "multistyle_sampel", "--run", "run", "--summary", "s"], "multistyle_sample"),
         (["--record", "multistyle_sample"], "needs --run"),
         (["--record", "multistyle_sample", "--run", "nowhere", "--summary", "s"], "not the folder of a run"),
@@ -97,7 +150,8 @@ def test_a_segmentation_summary_says_its_own_data_and_what_was_published(project
 def test_what_is_missing_is_one_line(
     project: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _experiments(project, *words) == 2
+    (project / "other.csv").write_text("what,milliseconds,seed\nx,3,0\n")
+    assert _experiments(project, *(word.format(project=project) for word in words)) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert said in error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from tezawari.core.callbacks import leave_if_asked
 from tezawari.core.errors import UserError
 from tezawari.core.files import write_atomically
+from tezawari.core.progress import progress_lines
 from tezawari.core.schedule import recipe
 from tezawari.core.seeding import epoch_order
 from tezawari.core.training import say
@@ -59,7 +59,6 @@ from tezawari.segmentation.self_training.stages import (
     stage_key,
 )
 
-_SECONDS_A_LINE = 10.0
 _HELD_BACK_STREAM = 2**19
 
 
@@ -375,7 +374,7 @@ class SelfTraining(pl.LightningModule):
         def measured(ease: Mapping[str, float]) -> dict[str, float]:
             return {**figures, "mean_ease": float(np.mean(list(ease.values())))}
 
-        lines = _Lines(number)
+        lines = progress_lines(f"masks {number}", "images", seconds=10.0)
 
         def progress(done: int, count: int) -> None:
             lines(done, count)
@@ -440,15 +439,3 @@ class _evaluating:
 
     def __exit__(self, *error: object) -> None:
         self.module.train(self.was_training)
-
-
-class _Lines:
-    """Prints how far a stage is, at most once in ten seconds."""
-
-    def __init__(self, stage: int) -> None:
-        self.stage, self.since = stage, time.monotonic()
-
-    def __call__(self, done: int, count: int) -> None:
-        if time.monotonic() - self.since >= _SECONDS_A_LINE or done == count:
-            say(f"masks {self.stage}: {done} of {count}")
-            self.since = time.monotonic()
