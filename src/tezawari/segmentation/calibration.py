@@ -77,11 +77,38 @@ def occlusion(
     total, count = torch.zeros(len(thresholds), dtype=torch.float64), 0
     for done, (image, image_maps, places) in enumerate(zip(images, maps, labels), start=1):
         for place in places:
-            total += _shown_and_hidden(classify, image, image_maps[place], place, thresholds, area_weight)
+            regions = torch.stack([image_maps[place] > threshold for threshold in thresholds])
+            total += shown_and_hidden(classify, image, regions, place, area_weight)
             count += 1
         if progress is not None:
             progress(done, len(images))
     return total / count
+
+
+@torch.no_grad()
+def shown_and_hidden(
+    classify: Callable[[Tensor], Tensor], image: Tensor, regions: Tensor, place: int, area_weight: float = 2.0
+) -> Tensor:
+    """Return what :func:`occlusion` adds up, of one image and one class: a score for each of R regions.
+
+    Args:
+        classify: images (B, 3, H, W) in [0, 1] → probabilities (B, K).
+        image: (3, H, W) in [0, 1].
+        regions: (R, H, W) bool; equal ones are looked at once.
+        place: of the class, from 0.
+        area_weight: what showing the whole image costs.
+
+    Returns:
+        (R,) float64.
+    """
+    numbers: dict[bytes, int] = {}
+    which = [numbers.setdefault(region.cpu().numpy().tobytes(), len(numbers)) for region in regions]
+    distinct = regions[[which.index(number) for number in range(len(numbers))], None]
+    shown = torch.cat([distinct, ~distinct])
+    fill = image.new_tensor(_FILL)[:, None, None]
+    seen = [classify(torch.where(part, image, fill))[:, place].double().cpu() for part in shown.split(_BATCH_SIZE)]
+    kept, left = torch.cat(seen).chunk(2)
+    return (kept + 1 - left)[which] - area_weight * regions.double().mean((1, 2)).cpu()
 
 
 def agreement(
@@ -164,25 +191,3 @@ def _mean_iou(before: np.ndarray, after: np.ndarray, values: Sequence[int]) -> f
         union = np.count_nonzero(one | other)
         scores.append(np.count_nonzero(one & other) / union if union else 0.0)
     return float(np.mean(scores))
-
-
-def _shown_and_hidden(
-    classify: Callable[[Tensor], Tensor],
-    image: Tensor,
-    saliency_map: Tensor,
-    place: int,
-    thresholds: Sequence[float],
-    area_weight: float,
-) -> Tensor:
-    """Return the score of one image and class at each threshold, (T,) float64."""
-    regions = torch.stack([saliency_map > threshold for threshold in thresholds])
-    areas = regions.double().mean((1, 2))
-    # Regions of one map lie within each other, so those of equal area are the same and are looked at once.
-    distinct, which = areas.unique(return_inverse=True)
-    firsts = torch.stack([(which == number).nonzero()[0, 0] for number in range(len(distinct))])
-    regions = regions[firsts, None]
-    shown = torch.cat([regions, ~regions])
-    fill = image.new_tensor(_FILL)[:, None, None]
-    seen = [classify(torch.where(part, image, fill))[:, place].double().cpu() for part in shown.split(_BATCH_SIZE)]
-    kept, left = torch.cat(seen).chunk(2)
-    return (kept + 1 - left)[which] - area_weight * areas

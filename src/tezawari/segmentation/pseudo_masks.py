@@ -79,7 +79,7 @@ def photo_maps(
     ``image_labels``: places of the classes that are there; None takes what the network finds.
     """
     labels = None if image_labels is None else multi_hot(image_labels, network.num_classes).bool()[None]
-    maps = saliency_maps(network, _view(pixels, side), labels, method).maps
+    maps = saliency_maps(network, photo_view(pixels, side), labels, method).maps
     size = (pixels.shape[0], pixels.shape[1])
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
 
@@ -90,12 +90,13 @@ def photo_labels(network: SaliencyNetwork, pixels: np.ndarray, side: int) -> tup
 
     Those whose probability, of the mean logit of the photo and its mirror image, exceeds 0.5; else the most probable.
     """
-    view = _view(pixels, side)
+    view = photo_view(pixels, side)
     logits = (network(view) + network(view.flip(-1)))[0] / 2
     return tuple((logits > 0).nonzero()[:, 0].tolist() or [int(logits.argmax())])
 
 
-def _view(pixels: np.ndarray, side: int) -> Tensor:
+def photo_view(pixels: np.ndarray, side: int) -> Tensor:
+    """Return a photo (H, W, 3) uint8 as (1, 3, h, w) in [0, 1], its longer side ``side`` pixels."""
     scale = side / max(pixels.shape[:2])
     size = [max(1, round(scale * length)) for length in pixels.shape[:2]]
     return F.interpolate(image_tensor(pixels), size, mode="bilinear", antialias=True)
@@ -171,6 +172,11 @@ def image_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
 
 
+def calibration_images(images: Sequence[LabelledImage], seed: int, count: int) -> list[LabelledImage]:
+    """Draw ``count`` of the training images by ``seed``; all of them where there are fewer."""
+    return [images[i] for i in epoch_order(seed, _CALIBRATION_STREAM, len(images))[:count]]
+
+
 def calibrate_background(
     network: SaliencyNetwork,
     images: Sequence[LabelledImage],
@@ -195,10 +201,10 @@ def calibrate_background(
         thresholds: what to choose from.
         progress: called with (images done, images in all).
     """
-    chosen = [images[i] for i in epoch_order(seed, _CALIBRATION_STREAM, len(images))[:count]]
+    chosen = calibration_images(images, seed, count)
     views, maps = [], []
     for done, image in enumerate(chosen, start=1):
-        views.append(_view(image.load_image(), side))
+        views.append(photo_view(image.load_image(), side))
         labels = multi_hot(image.labels, network.num_classes).bool()
         maps.append(saliency_maps(network, views[-1], labels[None], method).maps[0])
         if progress is not None:

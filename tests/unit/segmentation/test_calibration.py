@@ -63,8 +63,8 @@ def test_what_is_hidden_has_the_mean_colour() -> None:
     occlusion(remember, [image], [torch.full((3, SIDE, SIDE), 0.5)], [[1]], [0.2, 0.8])
     shown = torch.cat(seen)
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None].expand(3, SIDE, SIDE)
-    # Nothing and all are shown, then all and nothing are left.
-    for picture, expected in zip(shown, [mean, image, image, mean], strict=True):
+    # All and nothing are shown, then nothing and all are left.
+    for picture, expected in zip(shown, [image, mean, mean, image], strict=True):
         torch.testing.assert_close(picture, expected)
 
 
