@@ -21,6 +21,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "collect": ("tezawari.collect.collect_command", "collect images for a word, check and rank them"),
     "export": ("tezawari.collect.export_command", "write the best images of a collected word as a ZIP"),
     "words": ("tezawari.words.words_command", "list words of touch and look, and choose those that go with a noun"),
+    "measure": (
+        "tezawari.words.measure_command",
+        "measure how visual collected words are, or tell a noun's words apart",
+    ),
     "segment": ("tezawari.segmentation.segment_command", "find classes in photos with a trained network"),
     "runs": ("tezawari.core.runs_command", "list training runs and compare their metrics"),
     "experiments": ("tezawari.core.experiments_command", "gather the results of all experiments on one page"),

@@ -7,8 +7,8 @@ import io
 import re
 import shlex
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,12 +24,10 @@ from tezawari.collect.sources import APIS
 from tezawari.collect.sources.source import check_search
 from tezawari.collect.store import DEFAULT_FOLDER, Store, Summary, open_store, shown
 from tezawari.core.errors import UserError
-
-Progress = Callable[[int, int], None]
+from tezawari.core.progress import progress_lines, tell
 
 # They need no key.
 _DEFAULT_SOURCES = ("openverse", "commons")
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Search images of words, fetch and check them, and rank them in two passes: the first results teach what a word"
         " looks like. Stopped anywhere, the same command goes on."
     )
-    parser.epilog = "tezawari collect ふわふわ ごつごつ --limit 200"
+    parser.epilog = (
+        "tezawari collect ふわふわ ごつごつ --limit 200; tezawari collect ふわふわ --accept 1f3a09bc --reject 77d0e1aa"
+    )
     parser.add_argument("words", metavar="WORD", nargs="+")
     parser.add_argument(
         "--source",
@@ -60,6 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry", action="store_true", help=f"search again, and fetch again what failed by {', '.join(PASSING)}"
     )
+    annotating = parser.add_argument_group(
+        "annotating",
+        "say which images of one WORD show it; it is ranked again, nothing is searched. An ID is what the contact sheet"
+        " says under an image, the first letters of its SHA-256",
+    )
+    annotating.add_argument(
+        "--accept", metavar="ID", nargs="+", default=[], help="they show the word: the first to learn"
+    )
+    annotating.add_argument("--reject", metavar="ID", nargs="+", default=[], help="they do not: left out")
+    annotating.add_argument("--forget", metavar="ID", nargs="+", default=[], help="take back what was said of them")
     ranking = parser.add_argument_group("ranking")
     ranking.add_argument("--backbone", metavar="NAME", default="efficientnet_lite0", help="whose features are compared")
     ranking.add_argument("--weights", metavar="FILE", help="of the backbone, where they are not to be the usual ones")
@@ -87,25 +97,60 @@ def run(args: argparse.Namespace) -> int:
     for option in ("keep", "workers"):
         if getattr(args, option) < 1:
             raise UserError(f"--{option} {getattr(args, option)}: must be at least 1")
+    said = {True: args.accept, False: args.reject, None: args.forget}
+    if any(said.values()):
+        return _annotate(args, words, said)
     sources = open_sources(args.source or _DEFAULT_SOURCES)
     agent = user_agent()
     with open_store(args.store, args.database) as store:
         # Before hours of fetching: a backbone, a layer or a folder may be named wrongly.
         rank = _ranking(args, store)
         try:
-            searching = _progress_lines("searching", "searches")
+            searching = progress_lines("searching", "searches")
             problems = search_words(store, words, sources, args.language, args.limit, args.retry, searching)
             for problem in problems:
-                _say(f"error: {problem}")
+                tell(f"error: {problem}")
             known = store.words()
             words = [word for word in words if word in known]
             reachable = _fetch(args, store, words, agent)
             rank([word for word in words if store.summary(word).images])
         except KeyboardInterrupt:
-            _say("stopped: what is stored is kept, and the same command goes on")
+            tell("stopped: what is stored is kept, and the same command goes on")
             raise
         _print_results(args, store, words)
     return 2 if problems or not reachable else 0
+
+
+def _annotate(args: argparse.Namespace, words: Sequence[str], said: Mapping[bool | None, Sequence[str]]) -> int:
+    """Note what was said of images of a word, rank it again and print the results."""
+    if len(words) != 1:
+        raise UserError("--accept, --reject and --forget say something of images of one WORD: name one at a time")
+    (word,) = words
+    with open_store(args.store, args.database, create=False) as store:
+        known = [name for image in store.images_of(word) for name in (image.sha256, *image.duplicates)]
+        # All are looked up before any is noted: a mistake changes nothing.
+        notes = [(_find_image(known, given, word), positive) for positive, some in said.items() for given in some]
+        several = [name for name, count in Counter(name for name, _ in set(notes)).items() if count > 1]
+        if several:
+            raise UserError(f"image {several[0][:12]} is given to more than one of --accept, --reject and --forget")
+        rank = _ranking(args, store)
+        for name, positive in notes:
+            store.annotate(word, name, positive)
+        rank([word])
+        noted = list(store.annotations(word).values())
+        print(f"{shown(word)}: {noted.count(True)} images annotated as positives, {noted.count(False)} as negatives")
+        _print_results(args, store, [word])
+    return 0
+
+
+def _find_image(known: Sequence[str], given: str, word: str) -> str:
+    """Return the SHA-256 that begins with what was given; raises :class:`UserError` for none, or several."""
+    found = {name for name in known if name.startswith(given.lower())}
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise UserError(f"{given}: {len(found)} images of {shown(word)} begin so: give more letters")
+    raise UserError(f"{given}: no image of {shown(word)}: the contact sheet has an id under each")
 
 
 def _ranking(args: argparse.Namespace, store: Store) -> Callable[[Sequence[str]], None]:
@@ -120,8 +165,8 @@ def _ranking(args: argparse.Namespace, store: Store) -> Callable[[Sequence[str]]
 
     def rank(words: Sequence[str]) -> None:
         for word in words:
-            _say(f"ranking {shown(word)} by {args.backbone}/{layer} against {negatives.description}")
-            progress = _progress_lines(f"describing {shown(word)}", "images")
+            tell(f"ranking {shown(word)} by {args.backbone}/{layer} against {negatives.description}")
+            progress = progress_lines(f"describing {shown(word)}", "images")
             rerank_store.rank_word(store, word, descriptors, layer, negatives, progress)
 
     return rank
@@ -134,9 +179,9 @@ def _fetch(args: argparse.Namespace, store: Store, words: Sequence[str], agent: 
         store.retry(word, again)
     limits = Limits(allow_private=args.allow_private)
     try:
-        fetch_waiting(store, words, agent, limits, args.workers, _progress_lines("fetching", "images"))
+        fetch_waiting(store, words, agent, limits, args.workers, progress_lines("fetching", "images"))
     except UnreachableError as error:
-        _say(f"error: {error}")
+        tell(f"error: {error}")
         return False
     return True
 
@@ -193,24 +238,3 @@ def _export_command(args: argparse.Namespace, word: str) -> str:
 def _quoted(argument: str) -> str:
     # shlex would put kana in quotes, which no shell needs.
     return argument if re.fullmatch(r"[\w@%+=:,./-]+", argument) else shlex.quote(argument)
-
-
-def _progress_lines(action: str, things: str, seconds: float = _SECONDS_BETWEEN_LINES) -> Progress:
-    """Return a progress callback that says how far it is, at most every few seconds, and once at the end."""
-    start = said = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if done < total and now - said < seconds:
-            return
-        said = now
-        rate = done / max(now - start, 1e-3)
-        left = f", {(total - done) / rate:.0f} s left" if done < total else f", {now - start:.1f} s"
-        _say(f"{action}: {done}/{total} {things}, {rate:.1f} a second{left}")
-
-    return progress
-
-
-def _say(line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr, flush=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +22,33 @@ _COLUMNS = 10
 _SIDE = 128
 _GAP = 4
 _LABEL_WIDTH = 64
+_CAPTION_HEIGHT = 16
+_FRAME = 4
+_ANNOTATED = {True: "#188038", False: "#c5221f"}
+_SHORTEST_ID = 8
 
 
 def save_contact_sheet(store: Store, word: str) -> Path:
     """Draw the first ten images of a word, a row for the search and for each pass; return the PNG in the store.
 
     The rows of passes are what an export of that pass would begin with: annotated positives first, no negatives.
-    Images are cut to their central squares.
+    Images are cut to their central squares. Under each is its short id (:func:`short_ids`), by which it can be
+    annotated; annotated positives are framed in green, negatives in red.
 
     Raises:
         UserError: an unknown word, an image file that is gone or damaged, or a disk that will not take the sheet.
     """
-    rows = [("search", [image.path for image in store.images_of(word)[:_COLUMNS]])]
+    images = store.images_of(word)
+    noted, ids = store.annotations(word), short_ids([image.sha256 for image in images])
+    rows = [("search", images[:_COLUMNS])]
     for ranked in store.rankings(word):
-        best = store.best_images(word, ranked.number)[:_COLUMNS]
-        rows.append((f"pass {ranked.number}", [image.path for image in best]))
-    sheet = draw_rows([(label, [_square(path) for path in paths]) for label, paths in rows])
+        rows.append((f"pass {ranked.number}", store.best_images(word, ranked.number)[:_COLUMNS]))
+    sheet = draw_rows(
+        [
+            (label, [Tile(_square(image.path), ids[image.sha256], noted.get(image.sha256)) for image in some])
+            for label, some in rows
+        ]
+    )
     file = store.folder / FOLDER / f"{safe_name(word)}.png"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,16 +59,38 @@ def save_contact_sheet(store: Store, word: str) -> Path:
     return file
 
 
-def draw_rows(rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
-    """Lay out pictures of 128 × 128 in rows of ten places, each row with its name before it."""
-    across = down = _SIDE + _GAP
+def short_ids(names: Collection[str]) -> dict[str, str]:
+    """Return for each SHA-256 its first letters: eight, or as many more as tell all of them apart."""
+    length = _SHORTEST_ID
+    while len({name[:length] for name in names}) < len(set(names)):
+        length += 1
+    return {name: name[:length] for name in names}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture of 128 × 128 on a sheet, what stands under it, and whether it is annotated as positive or negative."""
+
+    picture: Image.Image
+    caption: str
+    annotated: bool | None
+
+
+def draw_rows(rows: Sequence[tuple[str, Sequence[Tile]]]) -> Image.Image:
+    """Lay out tiles in rows of ten places, each row with its name before it."""
+    across, down = _SIDE + _GAP, _SIDE + _CAPTION_HEIGHT + _GAP
     sheet = Image.new("RGB", (_LABEL_WIDTH + _COLUMNS * across + _GAP, len(rows) * down + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for row, (label, pictures) in enumerate(rows):
+    draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(14), ImageFont.load_default(12)
+    for row, (label, tiles) in enumerate(rows):
         top = _GAP + row * down
         draw.text((_GAP, top + _SIDE // 2), label, "black", font, anchor="lm")
-        for column, picture in enumerate(pictures):
-            sheet.paste(picture, (_LABEL_WIDTH + column * across, top))
+        for column, tile in enumerate(tiles):
+            left = _LABEL_WIDTH + column * across
+            sheet.paste(tile.picture, (left, top))
+            color = "black" if tile.annotated is None else _ANNOTATED[tile.annotated]
+            draw.text((left + _SIDE // 2, top + _SIDE + _CAPTION_HEIGHT // 2), tile.caption, color, small, anchor="mm")
+            if tile.annotated is not None:
+                draw.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), outline=color, width=_FRAME)
     return sheet
 
 

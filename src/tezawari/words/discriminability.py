@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from tezawari.core.errors import UserError
+from tezawari.core.progress import Progress
 from tezawari.features.linear_svm import fit_many
-from tezawari.words.recognisability import Progress, as_rows, held_out, repeated_cv_interval, require_images
+from tezawari.words.intervals import repeated_cv_interval
+from tezawari.words.recognisability import as_rows, held_out, require_images
 
 
 @dataclass(frozen=True)
@@ -71,4 +73,4 @@ def discriminability(
     accuracies = np.array([(taken[mask] == truth[mask]).mean() for taken, mask in zip(taken_for, out)])
     parts = accuracies.reshape(len(seeds), folds)
     accuracy = float(np.trace(confusion) / confusion.sum())
-    return Discriminability(tuple(images), confusion, accuracy, repeated_cv_interval(parts), parts)
+    return Discriminability(tuple(images), confusion, accuracy, repeated_cv_interval(parts, len(truth)), parts)

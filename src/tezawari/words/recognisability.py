@@ -6,19 +6,18 @@ vector machine and its average precision on what was held out. Chance is then ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tezawari.core.errors import UserError
+from tezawari.core.progress import Progress
 from tezawari.features.linear_svm import fit_many
-
-Progress = Callable[[int, int], None]
+from tezawari.words.intervals import repeated_cv_interval
 
 # Of the words' features that are copied at once: all of 122 words of a network's layer, 40 of Fisher vectors.
 _MOST_VALUES = 64_000_000
@@ -132,18 +131,6 @@ def average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
     return float((right / (right + wrong)).mean())
 
 
-def repeated_cv_interval(parts: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the confidence interval of the mean of scores in [0, 1], (seeds, folds), of repeated cross-validation.
-
-    Student's t with the variance multiplied by ``1/(seeds·folds) + 1/(folds − 1)`` (Nadeau & Bengio, 2003; Bouckaert &
-    Frank, 2004): folds share their training images and seeds share all images, so that more seeds cannot make it
-    arbitrarily narrow. Cut to [0, 1].
-    """
-    count, folds = parts.size, parts.shape[1]
-    reach = student.ppf((1 + confidence) / 2, count - 1) * (parts.var(ddof=1) * (1 / count + 1 / (folds - 1))) ** 0.5
-    return max(0.0, float(parts.mean() - reach)), min(1.0, float(parts.mean() + reach))
-
-
 def _continued(progress: Progress | None, before: int, total: int) -> Progress | None:
     """Let a part that counts from 0 report to ``progress`` of the whole."""
     return None if progress is None else lambda done, _: progress(before + done, total)
@@ -161,4 +148,5 @@ def _measure(
         scores[fold, mine] = (right - wrong.mean()) / max(wrong.std(), np.finfo(np.float32).tiny)
     parts = precisions.reshape(seeds, -1)
     # A fold's row is zero but for what it held out, and each seed holds out each image once.
-    return Recognisability(word, float(parts.mean()), repeated_cv_interval(parts), parts, scores.sum(axis=0) / seeds)
+    interval = repeated_cv_interval(parts, out.shape[1])
+    return Recognisability(word, float(parts.mean()), interval, parts, scores.sum(axis=0) / seeds)

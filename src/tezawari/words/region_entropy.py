@@ -10,7 +10,7 @@ Regions come as arrays (R, F), one an image: :func:`describe_regions` of :func:`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +26,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tezawari.core.errors import UserError
-
-Progress = Callable[[int, int], None]
+from tezawari.core.progress import Progress
 
 _TEXTURE_SCALES = (1.0, 2.0, 4.0)
 _UNSEEN = 0.1**2

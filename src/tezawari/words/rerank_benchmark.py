@@ -6,48 +6,32 @@ further down, are the results of a simulated search, of which it is known what i
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt
-from scipy.stats import t as student
 
 from tezawari.collect.rerank import POSITIVES_OF_PASS, rerank
-from tezawari.core.callbacks import format_seconds
 from tezawari.core.errors import UserError
+from tezawari.core.plots import require_matplotlib
+from tezawari.core.progress import progress_lines
 from tezawari.core.runs import current_commit, describe_machine
 from tezawari.core.tables import markdown_table, write_csv
-from tezawari.core.training import say
-from tezawari.data.content_style import decode
-from tezawari.data.images import decoded_files, report_skipped
-from tezawari.features.backbone import load_backbone
-from tezawari.features.descriptors import IMAGE_SIZE, DescriptorCache, early_middle_late
+from tezawari.features.descriptors import IMAGE_SIZE
+from tezawari.words.folders_benchmark import CACHE_FOLDER, Folders, find_random, find_words, require_layers
+from tezawari.words.image_features import layer_features, name_layers
+from tezawari.words.intervals import mean_and_margin
 from tezawari.words.recognisability import average_precision
 
-log = logging.getLogger(__name__)
-
-Folders = str | list[str]
 Shares = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
 
-CACHE_FOLDER = "cache"
 SEARCH_ORDER = "search order"
-_STAGES = ("early", "middle", "late")
-# A placeholder or an icon is no picture of its word: it would have to be blown up more than this many times.
-_MOST_ENLARGED = 16
-FEWEST_IMAGES = 5
-FEWEST_WORDS = 3
 _FEWEST_NEGATIVES = 20
-_SECONDS_A_LINE = 10.0
 # The talk's mean average precision after re-ranking by layer 6, 20 words × 50 images (METHODS §2): other words.
 _PUBLISHED = 0.896
 
@@ -95,6 +79,7 @@ def benchmark_rerank(
     """
     began = time.monotonic()
     require_matplotlib()
+    require_layers(layers)
     named = name_layers(backbone, layers)
     words = find_words(images, max_images, seed)
     random = find_random(negatives, words)
@@ -105,12 +90,12 @@ def benchmark_rerank(
             f"benchmark.negatives={negatives}: {len(random)} random images, but {most_mixed} to mix in and at least "
             f"{_FEWEST_NEGATIVES} others to learn from are needed: add some, or lower benchmark.max_images"
         )
-    described = describe_words(words, random, backbone, weights, named, Path(output_dir))
+    described = layer_features(words, random, backbone, weights, named, Path(output_dir) / CACHE_FOLDER)
     shape = (len(words), len(shares), repeats)
     precisions = {SEARCH_ORDER: np.empty(shape)}
     for label in named:
         precisions |= {f"{label}, pass {number + 1}": np.empty(shape) for number in range(len(POSITIVES_OF_PASS))}
-    lines = ProgressLines("searches", "words")
+    lines = progress_lines("searches", "words")
     for row, word in enumerate(words):
         for column, share in enumerate(shares):
             for repeat in range(repeats):
@@ -196,171 +181,7 @@ def _precision(ranks: np.ndarray, right: np.ndarray) -> float:
     return average_precision(-ranks[right], -ranks[~right])
 
 
-# --- images and descriptors -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image file that can be read, and the SHA-256 of the pixels of its central square."""
-
-    path: Path
-    key: str
-
-    def load(self) -> np.ndarray:
-        """Return its central square (224, 224, 3) uint8."""
-        return _central_square(decode(self.path, IMAGE_SIZE))
-
-
-@dataclass(frozen=True)
-class Features:
-    """One kind of features: for each word (P, D), and of the random images (R, D)."""
-
-    words: dict[str, np.ndarray]
-    random: np.ndarray
-
-
-def find_words(images: Folders | None, max_images: int, seed: int) -> dict[str, list[Picture]]:
-    """Return the images of each word: equally many, for what is measured hangs on their number.
-
-    Raises :class:`UserError` for folders that are missing, and too few words or images.
-    """
-    if not images:
-        raise UserError("no images are named: type benchmark.images=FOLDER, of one folder of images for each word")
-    found: dict[str, list[Picture]] = {}
-    seen: set[str] = set()
-    for root in [images] if isinstance(images, str) else images:
-        folders = sorted(path for path in _folder("images", root).iterdir() if _is_shown_folder(path))
-        if not folders:
-            raise UserError(f"benchmark.images={root}: holds no folder; there must be one of images for each word")
-        for folder in folders:
-            if folder.name in found:
-                raise UserError(f"benchmark.images: {root} is not the first folder of a word {folder.name}: rename one")
-            found[folder.name] = _find_pictures(folder, seen)
-    if len(found) < FEWEST_WORDS:
-        raise UserError(
-            f"benchmark.images={images}: {len(found)} words, but an interval over words needs {FEWEST_WORDS}: add some"
-        )
-    smallest = min(found, key=lambda word: len(found[word]))
-    count = min(max_images, len(found[smallest]))
-    if count < FEWEST_IMAGES:
-        where = f"word {smallest} has {len(found[smallest])} images" if count < max_images else f"max_images is {count}"
-        raise UserError(f"benchmark.images={images}: {where}, at least {FEWEST_IMAGES} are needed")
-    return {word: _draw(pictures, count, [seed, zlib.crc32(word.encode())]) for word, pictures in found.items()}
-
-
-def find_random(negatives: str | None, words: Mapping[str, Sequence[Picture]]) -> list[Picture]:
-    """Return the random images that are no word's; raises :class:`UserError` where the folder is missing."""
-    if negatives is None:
-        raise UserError("no random images are named: type benchmark.negatives=FOLDER")
-    return _find_pictures(
-        _folder("negatives", negatives), {picture.key for pictures in words.values() for picture in pictures}
-    )
-
-
-def name_layers(backbone: str, layers: list[str] | None) -> dict[str, str]:
-    """Return what to call each layer → its name; :class:`UserError` for an unknown backbone or no layer."""
-    if layers is None:
-        return {f"{stage} ({layer})": layer for stage, layer in zip(_STAGES, early_middle_late(backbone))}
-    if not layers:
-        raise UserError("benchmark.layers=[]: name at least one layer, or null for an early, a middle and a late one")
-    return {layer: layer for layer in layers}
-
-
-def describe_words(
-    words: Mapping[str, Sequence[Picture]],
-    random: Sequence[Picture],
-    backbone: str,
-    weights: str | None,
-    named: Mapping[str, str],
-    output_dir: Path,
-) -> dict[str, Features]:
-    """Return the descriptors of all images by each of the ``named`` layers, kept in ``output_dir/cache``."""
-    everything = [picture for pictures in [*words.values(), random] for picture in pictures]
-    network = load_backbone(backbone, named.values(), weights)
-    cache = DescriptorCache(output_dir / CACHE_FOLDER, network)
-    found = cache.describe(
-        {picture.key: picture.load for picture in everything},
-        list(named.values()),
-        progress=ProgressLines(f"describing by {backbone}", "images"),
-    )
-    borders = np.cumsum([len(pictures) for pictures in words.values()])
-    parts = {label: np.split(found[layer], borders) for label, layer in named.items()}
-    return {label: Features(dict(zip(words, of_words)), rest) for label, (*of_words, rest) in parts.items()}
-
-
-def _find_pictures(folder: Path, seen: set[str]) -> list[Picture]:
-    """Return the pictures of a folder whose pixels are not yet ``seen``, and add them there."""
-    pictures, skipped = [], []
-    for path, pixels in decoded_files(folder, IMAGE_SIZE, IMAGE_SIZE / _MOST_ENLARGED):
-        name = path.relative_to(folder).as_posix()
-        if isinstance(pixels, str):
-            skipped.append(f"{name} ({pixels})")
-            continue
-        key = hashlib.sha256(_central_square(pixels).tobytes()).hexdigest()
-        if key in seen:
-            skipped.append(f"{name} (the same picture as another)")
-            continue
-        seen.add(key)
-        pictures.append(Picture(path, key))
-    report_skipped(folder, skipped)
-    return pictures
-
-
-def _central_square(pixels: np.ndarray) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
-    if side == IMAGE_SIZE:
-        return square
-    return np.asarray(Image.fromarray(square).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
-
-
-def _folder(setting: str, value: str) -> Path:
-    folder = Path(value).expanduser()
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise UserError(f"benchmark.{setting}={value}: {what}; type benchmark.{setting}=FOLDER")
-    return folder
-
-
-def _is_shown_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
-
-
-def _draw(pictures: Sequence[Picture], count: int, key: list[int]) -> list[Picture]:
-    chosen = np.random.default_rng(key).permutation(len(pictures))[:count]
-    return [pictures[place] for place in sorted(chosen.tolist())]
-
-
 # --- what is written down ---------------------------------------------------------------------------------------------
-
-
-class ProgressLines:
-    """Prints how far a part is and how long it will take, at most once in ten seconds."""
-
-    def __init__(self, title: str, what: str) -> None:
-        self._title, self._what = title, what
-        self._began = self._since = time.monotonic()
-
-    def __call__(self, done: int, count: int) -> None:
-        now = time.monotonic()
-        if now - self._since >= _SECONDS_A_LINE or done == count:
-            left = (now - self._began) / done * (count - done)
-            say(f"{self._title}: {done} of {count} {self._what}, {format_seconds(left)} left")
-            self._since = now
-
-
-def mean_and_margin(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of values (N,), N ≥ 2, and half of its 95 % interval by Student's t."""
-    reach = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return float(values.mean()), float(reach)
-
-
-def require_matplotlib() -> None:
-    """Raise UserError where matplotlib, which draws the figure, is not installed."""
-    if find_spec("matplotlib") is None:
-        raise UserError("matplotlib is not installed: pip install 'tezawari[sweep]'")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from sklearn.svm import LinearSVC
 
 from tezawari.core.errors import UserError
 from tezawari.words.discriminability import discriminability
-from tezawari.words.recognisability import held_out, repeated_cv_interval
+from tezawari.words.intervals import repeated_cv_interval
+from tezawari.words.recognisability import held_out
 
 
 def _set(seed: int, sizes: list[int], distance: float) -> dict[str, np.ndarray]:
@@ -36,7 +37,7 @@ def test_it_is_scikit_learns_cross_validation() -> None:
     np.testing.assert_allclose(found.confusion, np.mean(matrices, axis=0))
     np.testing.assert_allclose(found.fold_accuracies, accuracies)
     assert found.accuracy == pytest.approx(np.trace(found.confusion) / 91)
-    assert found.interval == repeated_cv_interval(np.array(accuracies))
+    assert found.interval == repeated_cv_interval(np.array(accuracies), 91)
     assert 0.5 < found.accuracy < 0.95
     assert found.words == ("a dog", "b dog", "c dog")
 
@@ -45,7 +46,7 @@ def test_words_that_lie_apart_are_never_confused() -> None:
     found = discriminability(_set(1, [20, 30, 25], 30.0))
     np.testing.assert_allclose(found.confusion, np.diag([20, 30, 25]))
     assert found.accuracy == 1
-    assert found.interval == (1, 1)
+    assert found.interval == (pytest.approx(0.025 ** (1 / 75)), 1)
 
 
 def test_rows_are_what_an_image_is_and_columns_what_it_is_taken_for() -> None:

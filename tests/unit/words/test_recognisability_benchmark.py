@@ -14,7 +14,7 @@ from scipy.stats import pearsonr, rankdata
 from sklearn.metrics import average_precision_score
 
 from tezawari.cli import evaluate
-from tezawari.words.recognisability_benchmark import chance, random_sets
+from tezawari.words.measures import chance, random_sets
 
 pytest.importorskip("matplotlib", reason="the figure needs matplotlib, of the extra sweep")
 pytest.importorskip("cv2", reason="Fisher vectors need OpenCV, of the extra words")
@@ -162,7 +162,7 @@ def test_the_same_seed_gives_the_same_numbers_from_what_is_kept(
     before, after = ((folder / "recognisability" / "words.csv").read_bytes() for folder in (done, copied))
     assert after == before
     assert {path: path.stat().st_mtime_ns for path in (copied / "cache").glob("*.npy")} == kept
-    assert "SIFT" not in capsys.readouterr().out
+    assert "SIFT" not in capsys.readouterr().err
 
 
 def test_fisher_vectors_can_be_left_out_and_the_seed_divides_anew(copied: Path, done: Path, pictures: Path) -> None:
