@@ -1,0 +1,1 @@
+"""Material recognition: one material an image, by a fine-tuned network and by the generations of features before it."""
