@@ -1,0 +1,1 @@
+"""Inverses of easy transforms, learnt from pairs that the transform makes: colour, resolution, denoising."""
