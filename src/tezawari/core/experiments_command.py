@@ -39,7 +39,7 @@ _NOT_PUBLISHED = "none"
 # What every row of a benchmark's summary says of itself.
 _REQUIRED = ("method", "n", "seed", "commit", "cores", "processor", "wall_seconds")
 # Numbers of a summary that say how it was measured; all other numbers are metrics.
-_CONTEXT = {*_REQUIRED, "photos", "styles", "image_size"}
+_CONTEXT = {*_REQUIRED, "photos", "styles", "image_size", "steps"}
 _MARGIN = "_margin"
 _PUBLISHED = "published_"
 

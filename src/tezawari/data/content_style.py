@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,20 @@ class HeldOutPairs(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class ContentStyleSet:
-    """What a data module found: photos to train on, photos held out, and styles (3, H, W) float32 in [0, 1] by name."""
+    """What a data module found: photos to train on, photos held out, and styles by name.
+
+    A style is a picture (3, H, W) float32 in [0, 1], or the file of a style pack.
+    """
 
     train: list[ContentPhoto]
     held_out: list[ContentPhoto]
     styles: dict[str, Tensor]
+    packs: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def style_names(self) -> list[str]:
+        """All styles' names: the pictures', then the packs'."""
+        return [*self.styles, *self.packs]
 
 
 class ContentStyleData(ResumableData):
@@ -167,12 +176,16 @@ class ContentStyleData(ResumableData):
 
     @property
     def style_names(self) -> list[str]:
-        """The names of the styles, in the order of ``style`` in a batch."""
-        return list(self._set().styles)
+        """The names of the styles, in the order of ``style`` in a batch: those of pictures, then those of packs."""
+        return self._set().style_names
 
     def style_images(self) -> list[Tensor]:
-        """Return the styles in the order of the names: (3, H, W) float32 in [0, 1], shorter side ``style_size``."""
+        """Return the style pictures in the order of the names: (3, H, W) in [0, 1], shorter side ``style_size``."""
         return [shorter_side_to(image, self.style_size) for image in self._set().styles.values()]
+
+    def style_packs(self) -> list[Path]:
+        """Return the files of the style packs, whose names come after those of the pictures."""
+        return list(self._set().packs.values())
 
     def validation_photos(self) -> list[Tensor]:
         """Return the held-out photos whole, (3, H, W) float32 in [0, 1]."""
@@ -181,13 +194,13 @@ class ContentStyleData(ResumableData):
     def make_train_loader(self) -> ResumableLoader:
         """Return the loader of random crops of the training photos."""
         found = self._set()
-        samples = ContentStyleSamples(found.train, len(found.styles), self.image_size, self.seed)
+        samples = ContentStyleSamples(found.train, len(found.style_names), self.image_size, self.seed)
         return ResumableLoader(samples, self.batch_size, self.seed, self.num_workers, self.epoch_size)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of the held-out photos: always the same crops with the same styles."""
         found = self._set()
-        pairs = HeldOutPairs(found.held_out, len(found.styles), self.image_size)
+        pairs = HeldOutPairs(found.held_out, len(found.style_names), self.image_size)
         # Without a generator of its own, every pass over it would draw from the global one.
         return DataLoader(pairs, self.batch_size, generator=torch.Generator().manual_seed(self.seed))
 

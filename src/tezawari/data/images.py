@@ -22,6 +22,7 @@ FEWEST_PHOTOS = 4
 FEWEST_STYLES = 1
 # A placeholder or an icon is no photo: its shorter side would have to be blown up more than this many times.
 _MOST_ENLARGED = 8
+_PACK_SUFFIX = ".safetensors"
 
 
 class ImagesData(ContentStyleData):
@@ -30,7 +31,8 @@ class ImagesData(ContentStyleData):
     Every file is decoded once at the start; what is damaged, no picture or tiny is skipped and named in a warning,
     hidden files silently. Decoded photos stay in memory as uint8, shorter side at most twice ``image_size``, up to
     ``cache_mb`` megabytes in all; the rest is decoded anew whenever a sample needs it. ``val_fraction`` of the photos
-    (at least one) are held out, chosen by ``seed`` and the sorted names. Styles are named by their files' stems.
+    (at least one) are held out, chosen by ``seed`` and the sorted names. Styles are named by their files' stems; beside
+    pictures they may be style packs (``.safetensors``), which whoever trains reads.
 
     Raises :class:`UserError` for a folder that is missing or holds fewer than four photos or one style, and for two
     styles of one name.
@@ -59,7 +61,7 @@ class ImagesData(ContentStyleData):
         """Decode both folders."""
         if not 0 < self.val_fraction < 1:
             raise UserError(f"data.val_fraction={self.val_fraction}: must lie between 0 and 1")
-        styles = self._styles()
+        styles, packs = self._styles()
         photos = self._photos()
         count = min(max(1, round(len(photos) * self.val_fraction)), len(photos) - 1)
         held_out = {int(place) for place in epoch_order(self.seed, 0, len(photos))[:count]}
@@ -67,6 +69,7 @@ class ImagesData(ContentStyleData):
             [photo for place, photo in enumerate(photos) if place not in held_out],
             [photo for place, photo in enumerate(photos) if place in held_out],
             styles,
+            packs,
         )
 
     def _photos(self) -> list[ContentPhoto]:
@@ -87,14 +90,16 @@ class ImagesData(ContentStyleData):
         _require("content_dir", folder, len(photos), FEWEST_PHOTOS, "photos", len(skipped))
         return photos
 
-    def _styles(self) -> dict[str, Tensor]:
+    def _styles(self) -> tuple[dict[str, Tensor], dict[str, Path]]:
         folder = _folder("style_dir", self.style_dir)
         styles: dict[str, Tensor] = {}
+        packs: dict[str, Path] = {}
         files: dict[str, str] = {}
         skipped = []
         for path, pixels in decoded_files(folder, 2 * self.style_size, self.style_size / _MOST_ENLARGED):
             name = path.relative_to(folder).as_posix()
-            if isinstance(pixels, str):
+            is_pack = path.suffix == _PACK_SUFFIX
+            if isinstance(pixels, str) and not is_pack:
                 skipped.append(f"{name} ({pixels})")
                 continue
             if path.stem in files:
@@ -102,10 +107,13 @@ class ImagesData(ContentStyleData):
                     f"{folder}: {files[path.stem]} and {name} would both be the style {path.stem}; rename one"
                 )
             files[path.stem] = name
-            styles[path.stem] = load_rgb(path, max_short_side=2 * self.style_size).float().div_(255)
+            if is_pack:
+                packs[path.stem] = path
+            else:
+                styles[path.stem] = load_rgb(path, max_short_side=2 * self.style_size).float().div_(255)
         report_skipped(folder, skipped)
-        _require("style_dir", folder, len(styles), FEWEST_STYLES, "styles", len(skipped))
-        return dict(sorted(styles.items()))
+        _require("style_dir", folder, len(files), FEWEST_STYLES, "styles", len(skipped))
+        return dict(sorted(styles.items())), dict(sorted(packs.items()))
 
 
 def _folder(setting: str, value: str | None) -> Path:

@@ -17,7 +17,8 @@ from tezawari.core.errors import UserError
 from tezawari.features.backbone import Backbone, default_content_layers, default_style_layers
 from tezawari.features.gram import gram_matrix
 from tezawari.style.color import preserve_color
-from tezawari.style.loss import content_distance, gram_distance, total_variation
+from tezawari.style.loss import StyleTarget, StyleTargets, content_distance, image_target, total_variation
+from tezawari.style.style_pack import StylePack
 
 _log = logging.getLogger(__name__)
 
@@ -53,13 +54,13 @@ class Progress:
 class Objective:
     """What a picture of one size is compared with; build it with :func:`build_objective`.
 
-    ``content``: layer → features (1, C, h, w). ``grams``: layer → (K, C, C), one for each style. ``guides``: layer →
-    (K, h, w) or None. ``shares`` (K,) sum to 1.
+    ``content``: layer → features (1, C, h, w). ``targets``: those of K styles. ``guides``: layer → (K, h, w) or None.
+    ``shares`` (K,) sum to 1.
     """
 
     backbone: Backbone
     content: dict[str, Tensor]
-    grams: dict[str, Tensor]
+    targets: StyleTargets
     guides: dict[str, Tensor] | None
     shares: Tensor
     content_weight: float
@@ -68,15 +69,20 @@ class Objective:
 
     def __call__(self, picture: Tensor) -> Tensor:
         """Return the loss, a scalar, of ``picture`` (1, 3, H, W) in [0, 1]."""
-        features = self.backbone(picture, tuple(dict.fromkeys([*self.grams, *self.content])))
-        style = torch.stack([self._style(layer, features[layer]) for layer in self.grams]).mean()
+        features = self.backbone(picture, tuple(dict.fromkeys([*self.targets.layers, *self.content])))
+        style = (self.shares * self._style_losses(features)).sum()
         content = torch.stack([content_distance(features[layer], p) for layer, p in self.content.items()]).mean()
         smooth = total_variation(picture).mean()
         return self.content_weight * content + self.style_weight * style + self.tv_weight * smooth
 
-    def _style(self, layer: str, features: Tensor) -> Tensor:
-        guides = None if self.guides is None else self.guides[layer]
-        return (self.shares * gram_distance(guided_grams(features, guides), self.grams[layer])).sum()
+    def _style_losses(self, features: dict[str, Tensor]) -> Tensor:
+        """Return the loss of each style, (K,)."""
+        guides = {layer: None if self.guides is None else self.guides[layer] for layer in self.targets.layers}
+        grams = {layer: guided_grams(features[layer], guide) for layer, guide in guides.items()}
+        means = {}
+        if self.targets.needs_means:
+            means = {layer: guided_means(features[layer], guide) for layer, guide in guides.items()}
+        return self.targets(grams, means, torch.arange(len(self.shares), device=self.shares.device))
 
 
 def guided_grams(features: Tensor, guides: Tensor | None) -> Tensor:
@@ -91,6 +97,14 @@ def guided_grams(features: Tensor, guides: Tensor | None) -> Tensor:
     squares = guides.flatten(1).square()
     squares = squares / squares.sum(1, keepdim=True)
     return torch.stack([(flat * square) @ flat.T for square in squares])
+
+
+def guided_means(features: Tensor, guides: Tensor | None) -> Tensor:
+    """Return the means (K, C) of ``features`` (1, C, h, w) weighted as in :func:`guided_grams`."""
+    if guides is None:
+        return features.mean((2, 3))
+    squares = guides.flatten(1).square()
+    return (squares @ features.flatten(2)[0].T) / squares.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -126,7 +140,7 @@ def recipe(backbone_name: str) -> Recipe:
 
 def paint(
     content_image: Tensor,
-    style_images: Sequence[Tensor],
+    style_images: Sequence[Tensor | StylePack],
     *,
     backbone: Backbone,
     style_weights: Sequence[float] | Tensor | None = None,
@@ -155,7 +169,8 @@ def paint(
     Args:
         content_image: the photo, (3, H, W) in [0, 1], at least 16 pixels each way; it is shrunk, never enlarged, to
             ``max_side`` pixels along its longer side.
-        style_images: K images (3, H_k, W_k) in [0, 1] of any size, shrunk likewise.
+        style_images: K images (3, H_k, W_k) in [0, 1] of any size, shrunk likewise; or style packs, of which each scale
+            takes the statistics gathered nearest to it.
         backbone: a loss network loaded with the layers of its :func:`recipe`.
         style_weights: (K,) non-negative, only their ratios count; equal when None.
         content_weight: how strongly the photo's content holds.
@@ -202,7 +217,7 @@ def paint(
     for size, count in zip(sizes, counts):
         objective = build_objective(
             _resize(content_image[None], size)[0],
-            [_resize_style(style, max(size) / max(final), max(final)) for style in style_images],
+            [_style_at(style, max(size) / max(final), max(final), backbone) for style in style_images],
             backbone=backbone,
             style_weights=weights,
             content_weight=content_weight,
@@ -220,7 +235,7 @@ def paint(
 @torch.no_grad()
 def build_objective(
     content_image: Tensor,
-    style_images: Sequence[Tensor],
+    style_images: Sequence[Tensor | StyleTarget],
     *,
     backbone: Backbone,
     style_weights: Tensor,
@@ -231,14 +246,15 @@ def build_objective(
 ) -> Objective:
     """Return the loss of :func:`paint` for pictures of the size of ``content_image`` (3, H, W).
 
-    ``style_weights`` is (K,), ``guide`` (K, h, w) of any size or None.
+    A style is an image (3, H, W), or the target itself; ``style_weights`` is (K,), ``guide`` (K, h, w) of any size or
+    None.
     """
     suited = recipe(backbone.name)
     style_layers, content_layers = suited.style_layers, suited.content_layers
-    per_style = []
-    for image in style_images:
-        features = backbone(image[None], style_layers)
-        per_style.append({layer: gram_matrix(features[layer], "hw")[0] for layer in style_layers})
+    targets = [
+        style if isinstance(style, StyleTarget) else image_target(backbone, style, style_layers)
+        for style in style_images
+    ]
     features = backbone(content_image[None], suited.layers)
     guides = None
     if guide is not None:
@@ -247,7 +263,7 @@ def build_objective(
     return Objective(
         backbone=backbone,
         content={layer: features[layer] for layer in content_layers},
-        grams={layer: torch.stack([grams[layer] for grams in per_style]) for layer in style_layers},
+        targets=StyleTargets(targets),
         guides=guides,
         shares=style_weights / style_weights.sum(),
         content_weight=content_weight,
@@ -264,7 +280,7 @@ def _minimise(
     report: Callable[[int, float, Tensor], bool],
 ) -> tuple[Tensor, bool]:
     """Return the best picture (1, 3, H, W) of ``steps`` evaluations, and whether none of them ended the search."""
-    picture = start.clamp(0, 1).requires_grad_()
+    picture = start.clamp(0, 1).contiguous().requires_grad_()  # the search looks at it as one vector
     best, lowest = picture.detach().clone(), math.inf
     caution = 1.0
     search = _search(picture, optimizer, caution)
@@ -314,7 +330,7 @@ def _search(picture: Tensor, optimizer: str, caution: float) -> torch.optim.Opti
 
 def _check(
     content_image: Tensor,
-    style_images: Sequence[Tensor],
+    style_images: Sequence[Tensor | StylePack],
     style_weights: Sequence[float] | Tensor | None,
     guide: Tensor | None,
     steps: int,
@@ -322,7 +338,8 @@ def _check(
     """Return the style weights (K,), or raise ``UserError`` for what :func:`paint` refuses."""
     if not style_images:
         raise UserError("no style image was given: name at least one")
-    for what, image in [("photo", content_image), *(("style image", image) for image in style_images)]:
+    images = [style for style in style_images if isinstance(style, Tensor)]
+    for what, image in [("photo", content_image), *(("style image", image) for image in images)]:
         if image.dim() != 3 or image.shape[0] != 3:
             raise ValueError(f"a {what} is (3, H, W), not {tuple(image.shape)}")
         if min(image.shape[-2:]) < _SMALLEST_SIDE:
@@ -378,12 +395,14 @@ def _start(
     return _resize(content_image[None], size)
 
 
-def _resize_style(image: Tensor, scale: float, max_side: int) -> Tensor:
-    """Shrink a style image (3, H, W) to ``max_side`` pixels, if it is larger, and then by ``scale``."""
-    height, width = image.shape[-2:]
+def _style_at(style: Tensor | StylePack, scale: float, max_side: int, backbone: Backbone) -> Tensor | StyleTarget:
+    """Shrink a style to ``max_side`` pixels, if it is larger, and then by ``scale``; a pack has the nearest it has."""
+    if isinstance(style, StylePack):
+        return style.target(backbone, recipe(backbone.name).style_layers, scale * min(max_side, max(style.targets)))
+    height, width = style.shape[-2:]
     shrink = scale * min(1.0, max_side / max(height, width))
     size = (max(_SMALLEST_SIDE, round(height * shrink)), max(_SMALLEST_SIDE, round(width * shrink)))
-    return _resize(image[None], size)[0]
+    return _resize(style[None], size)[0]
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -14,9 +14,10 @@ from tezawari.core.errors import UserError, did_you_mean
 from tezawari.core.schedule import recipe, warm_cosine
 from tezawari.features.backbone import default_content_layers, default_style_layers, load_backbone
 from tezawari.style.contact_sheet import save_contact_sheet
-from tezawari.style.loss import PerceptualLoss, PerceptualLosses, style_targets
+from tezawari.style.loss import PerceptualLoss, PerceptualLosses, image_target
 from tezawari.style.network import ConditionalNetwork, Fusion, Net, Norm, build_network
 from tezawari.style.package import describe_network, load_network, save_network
+from tezawari.style.style_pack import load_style_pack
 
 
 class MultiStyle(pl.LightningModule):
@@ -95,7 +96,11 @@ class MultiStyle(pl.LightningModule):
         backbone = load_backbone(
             hparams["backbone_name"], tuple(dict.fromkeys(layers + content)), hparams["backbone_weights"]
         )
-        self.loss = PerceptualLoss(backbone, style_targets(backbone, data.style_images(), layers), content)
+        targets = [image_target(backbone, image, layers) for image in data.style_images()]
+        for pack in map(load_style_pack, data.style_packs()):
+            pack.warn_of_other_side(data.style_size)
+            targets.append(pack.target(backbone, layers, data.style_size))
+        self.loss = PerceptualLoss(backbone, targets, content)
 
     def _build_network(self, names: list[str]) -> ConditionalNetwork:
         hparams = self.hparams

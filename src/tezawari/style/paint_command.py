@@ -21,6 +21,7 @@ from tezawari.data.photo import Photo, load_rgb, photo_suffix, read_photo, write
 from tezawari.features.backbone import load_backbone
 from tezawari.style.gatys import Progress, paint, recipe
 from tezawari.style.maps import read_style_map
+from tezawari.style.style_pack import SUFFIX, load_style_pack
 
 _SMALLEST_SIZE = 64
 _LINES_WHERE_NO_TERMINAL = 20
@@ -38,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("photo", metavar="PHOTO", type=Path)
     parser.add_argument(
-        "--style", metavar="FILE[=W]", action="append", default=[], help="a style image and its weight, again for more"
+        "--style",
+        metavar="FILE[=W]",
+        action="append",
+        default=[],
+        help="a style image or a style pack, and its weight, again for more",
     )
     parser.add_argument(
         "--guide",
@@ -73,7 +78,10 @@ def run(args: argparse.Namespace) -> int:
     _check_numbers(args)
     photo = read_photo(args.photo)
     files, weights = zip(*(_style(spec) for spec in args.style)) if args.style else ((), ())
-    styles = [load_rgb(file, max_side=args.size).float() / 255 for file in files]
+    styles = [
+        load_style_pack(file) if file.suffix == SUFFIX else load_rgb(file, max_side=args.size).float() / 255
+        for file in files
+    ]
     guide = None
     if args.guide:
         size = (photo.image.shape[-2], photo.image.shape[-1])
