@@ -71,6 +71,11 @@ class Allowance:
             self.stopped.wait(seconds)
         self.seconds_left()
 
+    def wait_turn(self, seconds: float) -> None:
+        """Sleep like :meth:`pause` without taking the time off: that others came first is not the image's fault."""
+        self.ends_at += max(0.0, seconds)
+        self.pause(seconds)
+
 
 class _Metered:
     """Reads that count, and that end with the allowance; a mix-in for both kinds of socket."""

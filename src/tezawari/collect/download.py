@@ -42,6 +42,7 @@ from tezawari.collect.picture_check import PixelShare, inspect_picture, prove_wh
 from tezawari.collect.robots import (
     MAX_ROBOTS_BYTES,
     Rules,
+    crawl_delay,
     product_token,
     read_rules,
     refusal_by_rules,
@@ -78,6 +79,21 @@ class _Host:
     """When it may be asked again, on the clock of :func:`time.monotonic`."""
     failures: int = 0
     """Requests in a row that had no answer."""
+    delay: float = 0.0
+    """Seconds between the beginnings of two requests, as its robots.txt wants them."""
+    next_turn: float = 0.0
+    """When the next request may begin, on the clock of :func:`time.monotonic`."""
+    turn_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take_turn(self) -> float:
+        """Reserve the next turn under the delay and return the seconds until then."""
+        if not self.delay:
+            return 0.0
+        with self.turn_lock:
+            now = time.monotonic()
+            turn = max(now, self.next_turn)
+            self.next_turn = turn + self.delay
+        return turn - now
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,8 @@ class Downloader:
         self._pixels = PixelShare(self.limits.max_pixels)
         self._hosts: OrderedDict[Origin, _Host] = OrderedDict()
         self._hosts_lock = threading.Lock()
+        # Names of hosts with a Crawl-delay: only one worker is to wait for each.
+        self._delaying: set[str] = set()
 
     def __enter__(self) -> Downloader:
         return self
@@ -172,7 +190,7 @@ class Downloader:
         if workers < 1:
             raise UserError(f"workers={workers}: must be at least 1")
         arrived: queue.SimpleQueue[tuple[FoundImage, str, Outcome | BaseException]] = queue.SimpleQueue()
-        waiting = _Waiting(self.limits.per_host)
+        waiting = _Waiting(lambda host: 1 if host in self._delaying else self.limits.per_host)
         stopped = threading.Event()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="tezawari-download")
         under_way = 0
@@ -251,6 +269,15 @@ class Downloader:
         refused = refusal_by_rules(host.rules, target.url, self._product)
         if refused is not None:
             raise Refusal(refused.reason, refused.detail)
+        host.delay = crawl_delay(host.rules, self._product)
+        if host.delay > self.limits.max_crawl_delay_seconds:
+            raise Refusal(
+                "robots",
+                f"robots.txt wants {host.delay:g} s between requests, more than the "
+                f"{self.limits.max_crawl_delay_seconds:g} that are waited for",
+            )
+        if host.delay:
+            self._delaying.add(target.origin.host)
 
     def _read_robots(self, origin: Origin, allowance: Allowance) -> tuple[Rules, int]:
         """Return the rules of ``origin`` and the size of their text.
@@ -273,6 +300,8 @@ class Downloader:
         """Ask once, and again after a while if the host says that it is asked too often."""
         attempt = 0
         while True:
+            if not robots:
+                allowance.wait_turn(host.take_turn())
             with _held(host.slots, allowance, "its host was busy with other images"):
                 self._wait_for(host, allowance)
                 answer = self._ask(target, host, allowance, robots)
@@ -364,8 +393,8 @@ def fetch_all(
 class _Waiting:
     """Images read ahead, by host: taken in turn from those hosts that have a place free."""
 
-    def __init__(self, per_host: int) -> None:
-        self._per_host = per_host
+    def __init__(self, places: Callable[[str], int]) -> None:
+        self._places = places
         self._queues: OrderedDict[str, deque[FoundImage]] = OrderedDict()
         self._running: dict[str, int] = {}
         self._count = 0
@@ -380,7 +409,7 @@ class _Waiting:
     def pop(self) -> tuple[FoundImage, str] | None:
         for host, images in self._queues.items():
             # Files ("") are not a host that could be asked too often.
-            if host and self._running.get(host, 0) >= self._per_host:
+            if host and self._running.get(host, 0) >= self._places(host):
                 continue
             self._count -= 1
             self._running[host] = self._running.get(host, 0) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -19,10 +20,11 @@ from tezawari.collect.pages import Pages
 from tezawari.collect.sources import APIS, open_source
 from tezawari.collect.sources.folder import Folder
 from tezawari.collect.sources.source import Source
-from tezawari.collect.store import Store, shown
+from tezawari.collect.store import Store, Written, shown
 from tezawari.core.errors import UserError
 
 Progress = Callable[[int, int], None]
+_Record = tuple[int, Written | Refused]
 
 PASSING: tuple[Reason, ...] = ("connection", "time", "status")
 """Reasons of refusals that may be gone another day."""
@@ -31,6 +33,8 @@ PASSING: tuple[Reason, ...] = ("connection", "time", "status")
 _FAILURES_IN_A_ROW = 2
 # Hashing and writing take a few milliseconds an image, most of them in waiting for the disk.
 _WRITERS = 4
+_RECORDED_AT_ONCE = 16
+_LONGEST_UNRECORDED_SECONDS = 0.5
 # So many images in a row, of so many hosts, that cannot be reached: it is not the hosts, it is the network.
 _UNREACHED_IMAGES, _UNREACHED_HOSTS = 30, 3
 
@@ -143,7 +147,9 @@ def fetch_waiting(
     """Fetch what waits for words and store it, or why it was refused; return how many images arrived.
 
     Paths are read only where a folder named them, so ``limits.allow_files`` is of no matter. An image is stored, with
-    its perceptual hash, as soon as it has arrived: whatever ends the process, only what was under way is fetched again.
+    its perceptual hash, as soon as it has arrived, and recorded with others of the same half second: whatever ends the
+    process, only what was under way is fetched again. Bytes are held of the images that are being fetched or written,
+    some forty at the most, however many wait.
 
     Where nothing can be reached any more, no image so far or none of 30 in a row of 3 hosts, that says something about
     the network and nothing about the images: they go on waiting. [ours]
@@ -167,22 +173,24 @@ def fetch_waiting(
     local = [found for _, found in waiting.values() if found.source == Folder.name]
     remote = [found for _, found in waiting.values() if found.source != Folder.name]
     arrived = done = 0
+    records = _Records(store)
     with (
+        records,
         ThreadPoolExecutor(_WRITERS, thread_name_prefix="tezawari-store") as pool,
         # Closed at once, whatever ends the loop: it holds connections and threads.
         contextlib.closing(_outcomes(local, remote, user_agent, limits, workers)) as outcomes,
     ):
-        writing: set[Future[None]] = set()
+        writing: set[Future[_Record]] = set()
         for found, outcome in outcomes:
-            writing.add(pool.submit(_store, store, waiting[found.image_url][0], outcome))
+            writing.add(pool.submit(_written, store, waiting[found.image_url][0], outcome))
             if len(writing) >= 2 * _WRITERS:
-                writing = _some_written(writing)
+                writing = _some_written(writing, records)
             done += 1
             arrived += isinstance(outcome, Fetched)
             if progress is not None:
                 progress(done, len(waiting))
         while writing:
-            writing = _some_written(writing)
+            writing = _some_written(writing, records)
     return arrived
 
 
@@ -231,16 +239,47 @@ def _unreachable(held: Sequence[tuple[FoundImage, Outcome]]) -> UnreachableError
     )
 
 
-def _store(store: Store, find: int, outcome: Outcome) -> None:
+class _Records:
+    """Gathers what is to be recorded into transactions of several images each, for a commit waits for the disk.
+
+    What is not recorded is fetched again after a kill, so a record waits for half a second at most while others come.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: list[_Record] = []
+        self._recorded_at = time.monotonic()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+    def add(self, record: _Record) -> None:
+        self._waiting.append(record)
+        late = time.monotonic() - self._recorded_at > _LONGEST_UNRECORDED_SECONDS
+        if late or len(self._waiting) >= _RECORDED_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            # Emptied first: what the store will not take now it will not take a moment later.
+            records, self._waiting = self._waiting, []
+            self._store.record(records)
+        self._recorded_at = time.monotonic()
+
+
+def _written(store: Store, find: int, outcome: Outcome) -> _Record:
+    """Hash and write what arrived; the bytes are not needed any more then."""
     if isinstance(outcome, Refused):
-        store.refuse(find, outcome)
-    else:
-        store.keep(find, outcome, perceptual_hash(outcome.content))
+        return find, outcome
+    return find, store.write(outcome, perceptual_hash(outcome.content))
 
 
-def _some_written(writing: set[Future[None]]) -> set[Future[None]]:
-    """Wait until some are written, raise what kept one from it, and return the others."""
+def _some_written(writing: set[Future[_Record]], records: _Records) -> set[Future[_Record]]:
+    """Wait until some are written, record them, raise what kept one from it, and return the others."""
     finished, left = wait(writing, return_when=FIRST_COMPLETED)
     for each in finished:
-        each.result()
+        records.add(each.result())
     return left

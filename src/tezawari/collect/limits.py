@@ -34,18 +34,20 @@ class Limits:
     read_seconds: float = 15.0
     """The longest silence of a server."""
     total_seconds: float = 60.0
-    """For one image: robots.txt, redirects and waits included."""
+    """For one image: robots.txt, redirects and waits included, but not those for its turn under a Crawl-delay."""
     max_wait_seconds: float = 20.0
     """The longest Retry-After that is waited for."""
+    max_crawl_delay_seconds: float = 10.0
+    """The longest Crawl-delay of a robots.txt that is kept to; a site that asks for more is not asked at all."""
     per_host: int = 4
-    """Simultaneous requests to one host."""
+    """Simultaneous requests to one host; of one with a Crawl-delay, one image at a time."""
     allow_private: bool = False
     """Whether addresses that are not public (this machine, the local network) may be asked."""
     allow_files: bool = False
     """Whether an image may be a path on this machine: for a folder, never for what the network names."""
 
     def __post_init__(self) -> None:
-        may_be_zero = ("max_redirects", "max_wait_seconds", "allow_private", "allow_files")
+        may_be_zero = ("max_redirects", "max_wait_seconds", "max_crawl_delay_seconds", "allow_private", "allow_files")
         for field in fields(self):
             value = getattr(self, field.name)
             if not (value > 0 or (value == 0 and field.name in may_be_zero)):

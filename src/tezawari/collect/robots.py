@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -44,6 +45,15 @@ def refusal_by_rules(rules: Rules, url: str, product: str) -> Refused | None:
     if isinstance(rules, Refused):
         return rules
     return None if rules.can_fetch(url, product) else Refused("robots", f"robots.txt forbids it to {product}")
+
+
+def crawl_delay(rules: Rules, product: str) -> float:
+    """Return the seconds that ``rules`` want between two requests of the robot ``product``; 0 where they say nothing.
+
+    Crawl-delay is in no standard and in many files. What is no number above 0 says nothing.
+    """
+    said = None if isinstance(rules, Refused) else rules.crawl_delay(product)
+    return said if said is not None and math.isfinite(said) and said > 0 else 0.0
 
 
 def refusal_by_tag(headers: Iterable[str], product: str) -> Refused | None:

@@ -15,7 +15,7 @@ import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -69,6 +69,18 @@ class StoredImage:
     perceptual_hash: str | None
     found: FoundImage
     duplicates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """An image whose file is in the store, and what the database does not yet say of it."""
+
+    sha256: str
+    extension: str
+    width: int
+    height: int
+    bytes: int
+    perceptual_hash: str | None
 
 
 @dataclass(frozen=True)
@@ -223,12 +235,21 @@ class Store:
 
         Raises :class:`UserError` where the disk will not take it; the find then goes on waiting.
         """
-        self._write_image(fetched)
-        self._write(partial(_keep, find, fetched, perceptual_hash))
+        self.record([(find, self.write(fetched, perceptual_hash))])
 
     def refuse(self, find: int, refused: Refused) -> None:
         """Note why the image of a find was not taken, unless it was taken already."""
-        self._write(partial(_refuse, find, refused))
+        self.record([(find, refused)])
+
+    def write(self, fetched: Fetched, perceptual_hash: str | None) -> Written:
+        """Write the file of an image, and return what :meth:`record` then says of it; raises as :meth:`keep` does."""
+        self._write_image(fetched)
+        size = len(fetched.content)
+        return Written(fetched.sha256, fetched.extension, fetched.width, fetched.height, size, perceptual_hash)
+
+    def record(self, outcomes: Sequence[tuple[int, Written | Refused]]) -> None:
+        """Note what finds led to, in one transaction for all: as :meth:`keep` and :meth:`refuse` do for one."""
+        self._write(partial(_record, outcomes))
 
     def retry(self, word: str, reasons: Collection[Reason]) -> int:
         """Let the finds of a word that were refused for one of ``reasons`` wait again; return how many URLs."""
@@ -646,27 +667,25 @@ def _add_found(query: int, batch: list[FoundImage], session: Session) -> int:
     return len(new)
 
 
-def _keep(find: int, fetched: Fetched, perceptual_hash: str | None, session: Session) -> None:
-    # Without mapped objects: this runs once an image, and they double its cost.
-    image_id = session.exec(select(Image.id).where(Image.sha256 == fetched.sha256)).first()
-    if image_id is None:
-        row = insert(Image).values(
-            sha256=fetched.sha256,
-            extension=fetched.extension,
-            width=fetched.width,
-            height=fetched.height,
-            bytes=len(fetched.content),
-            perceptual_hash=perceptual_hash,
-        )
-        image_id = session.connection().execute(row).inserted_primary_key[0]  # type: ignore[index]
-    session.connection().execute(
-        _update_address(find).values(status="fetched", reason=None, detail=None, image_id=image_id)
-    )
-
-
-def _refuse(find: int, refused: Refused, session: Session) -> None:
-    values = {"status": "refused", "reason": refused.reason, "detail": _storable(refused.detail)}
-    session.connection().execute(_update_address(find).where(col(Address.status) != "fetched").values(**values))
+def _record(outcomes: Sequence[tuple[int, Written | Refused]], session: Session) -> None:
+    # Without mapped objects: this runs for every image, and they double its cost. Images and finds each in an order
+    # that all processes share, or two could block each other.
+    written = {each.sha256: each for _, each in outcomes if isinstance(each, Written)}
+    known = session.exec(select(Image.sha256, Image.id).where(col(Image.sha256).in_(written))).all()
+    ids = dict(known)
+    for sha256, image in sorted(written.items()):
+        if sha256 not in ids:
+            row = insert(Image).values(**asdict(image))
+            ids[sha256] = session.connection().execute(row).inserted_primary_key[0]  # type: ignore[index]
+    for find, outcome in sorted(outcomes, key=lambda each: each[0]):
+        change = _update_address(find)
+        values: dict[str, str | int | None]
+        if isinstance(outcome, Refused):
+            change = change.where(col(Address.status) != "fetched")
+            values = {"status": "refused", "reason": outcome.reason, "detail": _storable(outcome.detail)}
+        else:
+            values = {"status": "fetched", "reason": None, "detail": None, "image_id": ids[outcome.sha256]}
+        session.connection().execute(change.values(**values))
 
 
 def _update_address(find: int) -> Update:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import resource
+import sys
 from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
 
 _CPU_INFO = Path("/proc/cpuinfo")
+_STATUS = Path("/proc/self/status")
 # x86's and ARM's names, in Linux, of instructions that multiply bfloat16.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 # Names and numbers of <malloc.h>.
@@ -57,3 +60,16 @@ def computes_bf16() -> bool:
     except OSError:
         return False
     return any(_BF16_FLAGS & set(line.split()) for line in lines if line.lower().startswith(("flags", "features")))
+
+
+def peak_so_far() -> float:
+    """Return this process's peak resident memory until now in MB."""
+    try:
+        # Not getrusage on Linux: there a new process starts with the peak of the one that started it.
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

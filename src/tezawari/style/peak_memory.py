@@ -7,7 +7,6 @@ JSON; :func:`measure` is the caller's side of it.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,12 +18,10 @@ from typing import Any, ClassVar
 import torch
 
 from tezawari.core.errors import UserError
-from tezawari.core.machine import keep_freed_memory
+from tezawari.core.machine import keep_freed_memory, peak_so_far
 from tezawari.data.photo import read_photo, write_photo
 from tezawari.style.speed_report import TEXTBOOKS
 from tezawari.style.stylize import Stylizer
-
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -135,19 +132,6 @@ def measure(job: Job, threads: int) -> PeakMemory:
         reason = (done.stderr.strip().splitlines() or ["no message: perhaps the memory ran out"])[-1]
         raise UserError(f"the memory of {job.name}, {job.what}, was not measured (exit {done.returncode}): {reason}")
     return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def peak_so_far() -> float:
-    """Return this process's peak resident memory until now in MB."""
-    try:
-        # Not getrusage on Linux: there a new process starts with the peak of the one that started it.
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def _main(words: dict[str, Any]) -> None:

@@ -234,6 +234,70 @@ def test_robots_txt_is_obeyed_and_asked_for_once(server: HostileServer) -> None:
     assert [path for path, _ in server.requests] == ["/robots.txt", "/yes/a", "/to-no"]
 
 
+def timed(server: HostileServer, path: str, moments: list[float]) -> None:
+    """Let ``server`` answer with a picture and note when it was asked."""
+
+    def say(connection: socket.socket, number: int) -> None:
+        moments.append(time.monotonic())
+        connection.sendall(answer(PNG, headers=["Connection: close"]))
+
+    server.answers[path] = say
+
+
+def test_a_crawl_delay_is_kept_to_and_not_held_against_the_images(server: HostileServer) -> None:
+    delay, moments = 0.25, list[float]()
+    server.answers["/robots.txt"] = answer(f"User-agent: *\nCrawl-delay: {delay}".encode(), type="text/plain")
+    for number in range(6):
+        timed(server, f"/{number}", moments)
+    images = found(*(f"{server.url}/{number}" for number in range(6)))
+    # Six turns take longer than any one image may, so none would be left were their waiting counted.
+    limits = replace(LOCAL, total_seconds=1.2)
+    outcomes = [outcome for _, outcome in fetch_all(images, USER_AGENT, limits)]
+    assert all(isinstance(outcome, Fetched) for outcome in outcomes), outcomes
+    # A request may travel longer than the next one, never by much.
+    assert moments[-1] - moments[0] > 5 * delay - 0.1
+
+
+def test_a_site_that_wants_longer_delays_than_are_waited_for_is_not_asked(server: HostileServer) -> None:
+    server.answers |= {
+        "/robots.txt": answer(b"User-agent: *\nCrawl-delay: 11", type="text/plain"),
+        "/a": answer(PNG),
+    }
+    outcome = fetch(f"{server.url}/a", USER_AGENT, LOCAL)
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "robots"
+    assert "11 s between requests" in outcome.detail
+    assert server.paths() == []
+    assert isinstance(fetch(f"{server.url}/a", USER_AGENT, replace(LOCAL, max_crawl_delay_seconds=11)), Fetched)
+
+
+def test_one_worker_at_most_waits_for_a_host_with_a_crawl_delay(server: HostileServer) -> None:
+    server.answers["/robots.txt"] = answer(b"User-agent: *\nCrawl-delay: 0.4", type="text/plain")
+    slow = [f"http://slow.example:{server.port}/{number}" for number in range(6)]
+    server.answers |= {f"/{number}": answer(PNG) for number in range(6)}
+    with serving(HostileServer()) as other:
+        other.answers["/a"] = answer(PNG)
+        quick = [f"http://quick.example:{other.port}/a"] * 40
+        with Downloader(USER_AGENT, LOCAL, resolve=lambda host, port: ["127.0.0.1"]) as downloader:
+            arrived = [image.image_url for image, _ in downloader.fetch_all(found(*slow, *quick), workers=2)]
+    last_quick = max(place for place, url in enumerate(arrived) if url in quick)
+    assert sum(url in slow for url in arrived[last_quick:]) >= 2
+    assert len(arrived) == 46
+
+
+def test_waiting_for_a_turn_ends_when_the_caller_is_gone(server: HostileServer) -> None:
+    server.answers |= {
+        "/robots.txt": answer(b"User-agent: *\nCrawl-delay: 9", type="text/plain"),
+        "/a": answer(PNG),
+    }
+    arriving = fetch_all(found(*[f"{server.url}/a"] * 3), USER_AGENT, LOCAL)
+    next(arriving)
+    started = time.monotonic()
+    arriving.close()
+    assert time.monotonic() - started < 5
+    assert download_threads() == []
+
+
 def test_a_robots_txt_that_fails_forbids_all_and_one_that_is_missing_nothing(server: HostileServer) -> None:
     server.answers["/a"] = answer(PNG)
     for status, reason in (("500 Error", "robots"), ("403 Forbidden", "fetched"), ("404 Not Found", "fetched")):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tezawari.collect.found import Refused
-from tezawari.collect.robots import MAX_ROBOTS_BYTES, product_token, read_rules, refusal_by_rules, refusal_by_tag
+from tezawari.collect.robots import (
+    MAX_ROBOTS_BYTES,
+    crawl_delay,
+    product_token,
+    read_rules,
+    refusal_by_rules,
+    refusal_by_tag,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +86,25 @@ def test_what_is_past_the_limit_does_not_count() -> None:
 def test_the_tag_forbids_what_it_says_to_whom_it_speaks(headers: list[str], said: str | None) -> None:
     refused = refusal_by_tag(headers, "tezawari")
     assert (refused and refused.detail) == (said and f"X-Robots-Tag says {said}")
+
+
+@pytest.mark.parametrize(
+    ("robots", "seconds"),
+    [
+        ("", 0),
+        ("User-agent: *\nCrawl-delay: 2.5", 2.5),
+        ("User-agent: other\nCrawl-delay: 9", 0),
+        ("User-agent: *\nCrawl-delay: 9\n\nUser-agent: Tezawari\nCrawl-delay: 1", 1),
+        ("User-agent: *\nCrawl-delay: 9\n\nUser-agent: tezawari\nDisallow: /private", 0),
+        ("User-agent: *\nCrawl-delay: soon", 0),
+        ("User-agent: *\nCrawl-delay: -3", 0),
+        ("User-agent: *\nCrawl-delay: nan", 0),
+        ("User-agent: *\nCrawl-delay: inf", 0),
+    ],
+)
+def test_the_crawl_delay_is_what_is_said_to_this_robot(robots: str, seconds: float) -> None:
+    assert crawl_delay(read_rules(200, robots.encode()), "tezawari") == seconds
+
+
+def test_a_site_that_forbids_all_has_no_crawl_delay() -> None:
+    assert crawl_delay(read_rules(500, b""), "tezawari") == 0

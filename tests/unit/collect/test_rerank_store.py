@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from tezawari.collect.rerank import rerank
 from tezawari.collect.rerank_store import (
     Negatives,
     default_layer,
+    loaded_ahead,
     negatives_of_folder,
     negatives_of_photos,
     open_descriptors,
@@ -26,7 +28,7 @@ from tezawari.collect.rerank_store import (
 from tezawari.collect.store import Store, open_store
 from tezawari.core.errors import UserError
 from tezawari.core.package_photos import package_photo
-from tezawari.features.descriptors import DescriptorCache, describe
+from tezawari.features.descriptors import DescriptorCache, describe, letterbox
 
 WORD, OTHER = "ごつごつ", "ふわふわ"
 BACKBONE, LAYER = "efficientnet_lite0", "block1"
@@ -125,6 +127,44 @@ def test_descriptors_are_computed_once_and_a_word_ranked_again_is_ranked_alike(
         image.path.unlink()  # nothing could be computed from now on
     rank_word(store, WORD, cache, LAYER, negatives)
     assert store.rankings(WORD) == first
+
+
+def test_a_ranking_that_was_stopped_ends_with_the_same_scores_to_the_last_bit(
+    store: Store, tmp_path: Path, negatives: Negatives
+) -> None:
+    rank_word(store, WORD, open_descriptors(tmp_path / "whole", BACKBONE, LAYER, "random"), LAYER, negatives)
+    whole = store.rankings(WORD)
+    images = store.images_of(WORD)
+    stopped = open_descriptors(tmp_path / "stopped", BACKBONE, LAYER, "random")
+    # Seven: all batches after them hold other images together than in the whole one.
+    some = {image.sha256: partial(load_pixels, image.path, 448) for image in images[:7]}
+    stopped.describe(some, [LAYER], batch_size=3)
+    rank_word(store, WORD, stopped, LAYER, negatives)
+    assert store.rankings(WORD) == whole
+
+
+def test_images_are_loaded_ahead_of_being_asked_for_and_never_far(store: Store) -> None:
+    begun: list[int] = []
+
+    def load(place: int) -> np.ndarray:
+        begun.append(place)
+        if place == 90:
+            raise UserError("the image is gone")
+        return np.full((30 + place, 60, 3), place, np.uint8)
+
+    loaders = {f"{place:03}": partial(load, place) for place in range(100)}
+    with loaded_ahead(loaders, 224) as ahead:
+        assert list(ahead) == list(loaders)
+        assert begun == []
+        # Some of them are known already, and nobody asks for those.
+        for place in [0, 1, 2, 40, 41, 70, 71, 72]:
+            pixels = ahead[f"{place:03}"]()
+            assert np.array_equal(pixels, letterbox(np.full((30 + place, 60, 3), place, np.uint8)))
+            assert np.array_equal(letterbox(pixels), pixels)
+            assert max(begun) <= place + 15
+        with pytest.raises(UserError, match="is gone"):
+            ahead["090"]()
+    assert not any(thread.name.startswith("tezawari-decode") for thread in threading.enumerate())
 
 
 def test_a_words_own_images_are_never_its_negatives(store: Store, cache: DescriptorCache) -> None:
