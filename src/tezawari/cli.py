@@ -26,6 +26,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "measure how visual collected words are, or tell a noun's words apart",
     ),
     "segment": ("tezawari.segmentation.segment_command", "find classes in photos with a trained network"),
+    "swap": ("tezawari.style.swap_command", "change one material in a photo into another, and check that it changed"),
+    "style-pack": ("tezawari.style.style_pack_command", "make styles of a word's images, or of a folder"),
+    "restore": ("tezawari.style.inverse.restore_command", "colour, enlarge or denoise photos with a trained network"),
     "runs": ("tezawari.core.runs_command", "list training runs and compare their metrics"),
     "experiments": ("tezawari.core.experiments_command", "gather the results of all experiments on one page"),
 }

@@ -24,6 +24,7 @@ SCENES = ["data.train_scenes=4", "data.val_scenes=2"]
 SHORT = ["trainer.max_steps=1", "trainer.val_every=0", "trainer.log_every=1"]
 # What a model needs for one step besides: a run of stc is cut into phases.
 FOR_MODEL = {
+    "inverse": STYLES,
     "material": ["data.train_textures=1", "data.val_textures=1"],
     "multistyle": STYLES,
     "saliency": SCENES,
