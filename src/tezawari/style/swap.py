@@ -28,8 +28,6 @@ Restyle = Callable[[Tensor, Tensor], Tensor]
 # Steps between neighbouring pixels that a photo has anyway: all but the steepest twentieth.
 _OWN_RANGE = 0.95
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.25, 4.0
-# About the mean and the deviation of photographs (ImageNet's), and how far a region without contrast is stretched.
-_LEVEL, _CONTRAST, _LARGEST_GAIN = 0.45, 0.23, 3.0
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,7 @@ def check_region(region: Tensor, what: str) -> None:
 # --- restyling --------------------------------------------------------------------------------------------------------
 
 
-def by_network(
-    stylizer: Stylizer, style: Tensor, *, scale: float = 1.0, smooth_px: float = 0.0, level: bool = False
-) -> Restyle:
+def by_network(stylizer: Stylizer, style: Tensor, *, scale: float = 1.0) -> Restyle:
     """Return what restyles by a trained network.
 
     Args:
@@ -109,25 +105,15 @@ def by_network(
         style: style weights (S,).
         scale: the network sees the photo enlarged by this, and its picture is shrunk again, so that strokes of the
             size that it was trained on become finer by as much. [ours]
-        smooth_px: σ of the Gaussian, in the photo's pixels, that wipes the source's own texture out of the region
-            before the network sees it, so that colour and shading stay and the old pattern does not show through the
-            new one; 0: not at all. Nothing from outside of the region mixes in. [ours]
-        level: bring the region's colours to the mean and the contrast of photographs (:func:`level_inside`), so that
-            a dark or a vivid source is restyled as well as any other. [ours]
 
     Raises:
-        UserError: a scale outside of 0.25 … 4, or less than 0 pixels of smoothing.
+        UserError: a scale outside of 0.25 … 4.
     """
     _check_scale(scale)
-    if not 0 <= smooth_px < float("inf"):
-        raise UserError(f"texture is smoothed over 0 or more pixels, not {smooth_px:g}")
 
     def restyle(photo: Tensor, region: Tensor) -> Tensor:
         size = (photo.shape[-2], photo.shape[-1])
-        source = smooth_inside(photo, region, smooth_px)
-        if level:
-            source = level_inside(source, region)
-        return _resize(stylizer(_resize(source, _scaled(size, scale)), style), size)
+        return _resize(stylizer(_resize(photo, _scaled(size, scale)), style), size)
 
     return restyle
 
@@ -177,33 +163,6 @@ def by_gatys(
         return _resize(painted, size)
 
     return restyle
-
-
-def smooth_inside(photo: Tensor, region: Tensor, sigma: float) -> Tensor:
-    """Blur a photo (3, H, W) inside of a region (H, W) bool by a Gaussian that sees only the region; 0: as it is."""
-    if sigma == 0:
-        return photo
-    inside = region.float()
-    # Normalised convolution (Knutsson & Westin, 1993): what is outside has no weight. The sum of each pixel's weights
-    # travels as a fourth channel; doubled, so that `feather` never takes the channels for shares of 1.
-    blurred = feather(torch.cat([photo * inside, 2 * inside[None]]), sigma)
-    return torch.where(region, 2 * blurred[:3] / blurred[3:].clamp_min(1e-6), photo)
-
-
-def level_inside(photo: Tensor, region: Tensor) -> Tensor:
-    """Shift each channel inside of a region (H, W) bool to a mean of 0.45, and scale all to a deviation of 0.23.
-
-    ``photo`` (3, H, W) in [0, 1], as is the answer: what goes beyond is clamped. Contrast is raised at most threefold,
-    so that the grain of a plain region does not become a pattern. An empty region changes nothing.
-    """
-    if not region.any():
-        return photo
-    inside = photo[:, region]
-    centred = inside - inside.mean(1, keepdim=True)
-    gain = min(_LARGEST_GAIN, _CONTRAST / max(float(centred.square().mean().sqrt()), 1e-6))
-    levelled = photo.clone()
-    levelled[:, region] = (_LEVEL + gain * centred).clamp(0, 1)
-    return levelled
 
 
 def _check_scale(scale: float) -> None:

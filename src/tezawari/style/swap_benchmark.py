@@ -16,8 +16,8 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from scipy import ndimage
 from torch import Tensor
 
-from tezawari.core.callbacks import format_seconds
 from tezawari.core.errors import UserError
+from tezawari.core.progress import progress_lines
 from tezawari.core.training import say
 from tezawari.data.labelled_image import LabelledImage
 from tezawari.data.materials import MATERIALS, material_texture
@@ -55,7 +55,6 @@ from tezawari.style.swap_report import (
 )
 
 _NETWORK_FILE = "network.safetensors"
-_SECONDS_A_LINE = 10.0
 # Textures that nothing was trained on: the sample's styles are of seed 1, and scenes draw theirs from another stream.
 _PASTED_SEEDS = (101, 102, 103, 104)
 _STYLE_SEED = 1
@@ -67,8 +66,6 @@ def benchmark_swap(
     output_dir: str,
     max_images: PositiveInt = 20,
     scale: PositiveFloat = 1.0,
-    smooth_px: NonNegativeFloat = 0.0,
-    level: bool = False,
     feather_px: NonNegativeFloat = 1.0,
     gatys_pairs: NonNegativeInt = 10,
     gatys_steps: PositiveInt = 100,
@@ -105,8 +102,6 @@ def benchmark_swap(
         output_dir: where the folder ``swap`` goes.
         max_images: of the held-out scenes, drawn by ``seed``.
         scale: the network sees scenes enlarged by this (:func:`tezawari.style.swap.by_network`).
-        smooth_px: the region's own texture is first wiped out over so many pixels (likewise).
-        level: the region's colours are first evened out (likewise).
         feather_px: σ of the soft border.
         gatys_pairs: how many swaps to paint by Gatys under the network's own loss backbone; 0: none.
         gatys_steps: steps of each painting.
@@ -143,7 +138,7 @@ def benchmark_swap(
             f"judge's classes: train one with data=sample 'data.styles=[{','.join(judge.class_names)}]'"
         )
     data = run_data(run)
-    bench = _Bench(stylizer, judge, feather_px, {"scale": scale, "smooth_px": smooth_px, "level": level})
+    bench = _Bench(stylizer, judge, feather_px, scale)
     scenes = [bench.scene(number, image) for number, image in enumerate(held_out(data, max_images, seed))]
     cases = [case for scene in scenes for case in bench.cases(scene)]
     if not cases:
@@ -169,8 +164,6 @@ def benchmark_swap(
         trained_with=trained_with,
         checkpoint=checkpoint,
         scale=scale,
-        smooth_px=smooth_px,
-        level=level,
         feather_px=feather_px,
         seed=seed,
         wall_seconds=time.monotonic() - began,
@@ -219,13 +212,11 @@ class Case:
 class _Bench:
     """Makes every method's pictures of the same swaps, and has them judged."""
 
-    def __init__(
-        self, stylizer: Stylizer, judge: TrainedSegmentation, feather_px: float, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, stylizer: Stylizer, judge: TrainedSegmentation, feather_px: float, scale: float) -> None:
         assert isinstance(judge.network, Segmenter)
         self._stylizer, self._segmenter, self._side = stylizer, judge.network, judge.image_size
         self._names = judge.class_names
-        self._feather_px, self._options = feather_px, options
+        self._feather_px, self._scale = feather_px, scale
         self._targets = [place for place, name in enumerate(self._names) if name in stylizer.style_names]
 
     def scene(self, number: int, image: LabelledImage) -> Scene:
@@ -243,15 +234,11 @@ class _Bench:
 
     def measure(self, cases: Sequence[Case]) -> Iterator[Measurement]:
         """Measure every method but Gatys."""
-        began = told = time.monotonic()
+        progress = progress_lines("swapping", "swaps")
         for done, case in enumerate(cases, 1):
             for method, swapped, seconds in self._swaps(case):
                 yield self._scored(case, method, swapped, seconds)
-            now = time.monotonic()
-            if now - told >= _SECONDS_A_LINE or done == len(cases):
-                told = now
-                left = (now - began) / done * (len(cases) - done)
-                say(f"swapping: {done} of {len(cases)}, {format_seconds(left)} left")
+            progress(done, len(cases))
 
     def _swaps(self, case: Case) -> Iterator[tuple[str, Swapped, float]]:
         """Yield method, swapped photo and seconds."""
@@ -340,7 +327,7 @@ class _Bench:
 
     def _by_network(self, target: int) -> Restyle:
         style = self._stylizer.mix(self._names[target])
-        return by_network(self._stylizer, style, **self._options)
+        return by_network(self._stylizer, style, scale=self._scale)
 
     def _limited(self, probabilities: np.ndarray, places: Sequence[int]) -> np.ndarray:
         allowed = np.zeros(len(probabilities), np.float32)

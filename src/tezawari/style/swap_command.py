@@ -73,14 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=int, default=100, help="of gatys (100)")
     parser.add_argument("--feather", metavar="PX", type=float, default=2.0, help="soften the border; 0: hard (2)")
     parser.add_argument("--scale", metavar="S", type=float, default=1.0, help="restyle the photo enlarged by this (1)")
-    parser.add_argument(
-        "--smooth",
-        metavar="PX",
-        type=float,
-        default=0.0,
-        help="first wipe the region's own texture out, over so many pixels (0); network only",
-    )
-    parser.add_argument("--level", action="store_true", help="first even the region's colours out; network only")
     parser.add_argument("--keep-color", action="store_true", help="keep the photo's colours")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, default=Path("swapped"))
 
@@ -131,11 +123,7 @@ def _restyler(args: argparse.Namespace) -> Restyle:
             raise UserError(
                 f"--to {args.target}: the network knows no such style{did_you_mean(args.target, stylizer.style_names)}"
             )
-        return by_network(
-            stylizer, stylizer.mix(args.target), scale=args.scale, smooth_px=args.smooth, level=args.level
-        )
-    if args.smooth or args.level:
-        raise UserError("--smooth and --level prepare a region for the network: leave them out with --method gatys")
+        return by_network(stylizer, stylizer.mix(args.target), scale=args.scale)
     backbone = load_backbone(args.backbone, recipe(args.backbone).layers, args.weights)
     tell = _tell if sys.stderr.isatty() else None
     return by_gatys(_style_image(args), backbone, scale=args.scale, steps=args.steps, progress=tell)

@@ -37,7 +37,7 @@ TALK: dict[str, tuple[float, float, float, float]] = {
     "wood": (0.59, 0.51, 0.89, 0.82),
 }
 _FIGURE_SIDE, _GRID_SIDE = 160, 96
-_FIGURE_BYTES = 400_000
+_FIGURE_BYTES = 300_000
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,6 @@ class Report:
     trained_with: str
     checkpoint: str
     scale: float
-    smooth_px: float
-    level: bool
     feather_px: float
     seed: int
     wall_seconds: float
@@ -220,7 +218,7 @@ def summary_of(method: str, report: Report) -> dict[str, Any]:
         "published_iou": f"{_talk_mean(3):.3f}" if method == NETWORK else "",
         **{name: f"{value:.6g}" for name, value in {**values, **by_target}.items()},
         "data": f"{report.scenes} held-out scenes, {len(report.targets)} targets, judge {report.judge_backbone}, "
-        + _prepared(report),
+        f"scale {report.scale:g}",
         "judge": report.judge,
         "trained_with": report.trained_with,
         "checkpoint": report.checkpoint,
@@ -265,7 +263,7 @@ def render_tables(report: Report) -> str:
     return "\n\n".join(
         [
             f"{report.scenes} held-out scenes, every material of each into every target that it lacks; judge "
-            f"{report.judge_backbone}, network trained with {report.trained_with}, {_prepared(report)}, soft border "
+            f"{report.judge_backbone}, network trained with {report.trained_with}, scale {report.scale:g}, soft border "
             f"{report.feather_px:g} px, seed {report.seed}, {machine['cores']} cores of {machine['processor']}. The "
             "talk's columns: pixel accuracy / mean IU on FMD, another set. Told: the judge is limited to the scene's "
             "labels and the target.",
@@ -318,12 +316,6 @@ def draw_grid(report: Report) -> Image.Image:
     """Draw sources down and targets across; in the first column is the photo."""
     rows = [[square(picture, _GRID_SIDE) for picture in pictures] for pictures in report.grid.values()]
     return draw_sheet(rows, ["photo", *report.targets])
-
-
-def _prepared(report: Report) -> str:
-    """Say how the network is shown a scene."""
-    levelled = "levelled" if report.level else "not levelled"
-    return f"scale {report.scale:g}, smoothed {report.smooth_px:g} px, {levelled}"
 
 
 def _places(report: Report) -> list[int]:

@@ -26,11 +26,9 @@ from tezawari.style.swap import (
     composite,
     find_source,
     judge_region,
-    level_inside,
     own_range,
     region_accuracy,
     region_of,
-    smooth_inside,
     swap_material,
 )
 from tezawari.style.swap_pictures import chain_panels, draw_chain, to_pixels
@@ -70,7 +68,7 @@ def restylers(stylizer: Stylizer) -> dict[str, Restyle]:
     style = stylizer.mix("water")
     return {
         "network": by_network(stylizer, style),
-        "enlarged": by_network(stylizer, style, scale=1.7, smooth_px=2.0, level=True),
+        "enlarged": by_network(stylizer, style, scale=1.7),
         "gatys": by_gatys(_photo(1), backbone, steps=3),
     }
 
@@ -146,33 +144,6 @@ def test_kept_colours_are_the_photos(restylers: dict[str, Restyle]) -> None:
     assert torch.equal(kept.image[:, DISC], whole[:, DISC])
 
 
-def test_smoothing_sees_nothing_but_the_region() -> None:
-    smooth = smooth_inside(PHOTO, DISC, 2.0)
-    assert torch.equal(smooth[:, ~DISC], PHOTO[:, ~DISC])
-    assert smooth[:, DISC].std() < 0.3 * PHOTO[:, DISC].std()
-    elsewhere = torch.where(DISC, PHOTO, _photo(5))
-    assert torch.equal(smooth_inside(elsewhere, DISC, 2.0)[:, DISC], smooth[:, DISC])
-    flat = torch.where(DISC, torch.tensor(0.3), PHOTO)
-    torch.testing.assert_close(smooth_inside(flat, DISC, 2.0), flat)
-
-
-def test_smoothing_everything_is_a_gaussian_and_by_nothing_is_nothing() -> None:
-    expected = ndimage.gaussian_filter(PHOTO.numpy(), (0, 2.0, 2.0), mode="nearest", truncate=3.0)
-    torch.testing.assert_close(smooth_inside(PHOTO, EVERYWHERE, 2.0), torch.from_numpy(expected))
-    assert smooth_inside(PHOTO, DISC, 0) is PHOTO
-
-
-def test_levelling_gives_every_region_one_mean_and_contrast() -> None:
-    dark = torch.where(DISC, 0.1 * PHOTO + torch.tensor([0.0, 0.1, 0.3])[:, None, None], PHOTO)
-    levelled = level_inside(dark, DISC)
-    assert torch.equal(levelled[:, ~DISC], PHOTO[:, ~DISC])
-    assert levelled[:, DISC].mean(1).tolist() == pytest.approx([0.45] * 3, abs=1e-5)
-    assert dark[:, DISC].std(1).tolist() == pytest.approx([0.029] * 3, abs=0.002)
-    assert levelled[:, DISC].std(1).tolist() == pytest.approx([0.087] * 3, abs=0.005), "raised threefold and no more"
-    assert float(level_inside(0.5 * PHOTO, DISC)[:, DISC].std()) == pytest.approx(0.23, abs=0.005)
-    assert torch.equal(level_inside(PHOTO, NOWHERE), PHOTO)
-
-
 def test_the_network_sees_a_photo_enlarged_and_what_it_made_is_shrunk_again(stylizer: Stylizer) -> None:
     seen = []
 
@@ -182,7 +153,7 @@ def test_the_network_sees_a_photo_enlarged_and_what_it_made_is_shrunk_again(styl
             return image
 
     restyle = by_network(Recording(stylizer.trained), stylizer.mix("wood"), scale=2.0)
-    smooth = smooth_inside(PHOTO, EVERYWHERE, 2.0)
+    smooth = torch.from_numpy(ndimage.gaussian_filter(PHOTO.numpy(), (0, 2.0, 2.0)))
     torch.testing.assert_close(restyle(smooth, EVERYWHERE), smooth, atol=0.01, rtol=0)
     assert seen == [(3, 2 * HEIGHT, 2 * WIDTH)]
 
@@ -274,9 +245,9 @@ def test_mistakes_are_told(restylers: dict[str, Restyle], values: dict[str, obje
         swap_material(PHOTO, asked.pop("region"), restylers["network"], **asked)
 
 
-def test_scales_and_smoothing_out_of_range_are_refused(stylizer: Stylizer) -> None:
+def test_scales_out_of_range_are_refused(stylizer: Stylizer) -> None:
     style = stylizer.mix("wood")
-    for values in ({"scale": 0.1}, {"scale": 9.0}, {"scale": float("nan")}, {"smooth_px": -1.0}):
+    for values in ({"scale": 0.1}, {"scale": 9.0}, {"scale": float("nan")}):
         with pytest.raises(UserError):
             by_network(stylizer, style, **values)
 

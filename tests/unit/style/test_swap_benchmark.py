@@ -178,7 +178,7 @@ def _report(network_share: float) -> Report:
             seen[: round(10 * share), :5] = target + 1
             rows.append(_measurement(method, target, target, seen, region))
     names = list(MATERIALS[:3])
-    return Report(rows, names, names[1:], 2, {}, {}, "run", "a", "b", "net", 1.0, 0.0, False, 1.0, 0, 1.0)
+    return Report(rows, names, names[1:], 2, {}, {}, "run", "a", "b", "net", 1.0, 1.0, 0, 1.0)
 
 
 def test_the_verdict_compares_with_half_way_and_the_talk() -> None:
