@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import re
 import shlex
@@ -15,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tezawari.collect.contact_sheet import save_contact_sheet
+from tezawari.collect.download import fetch_all
 from tezawari.collect.export import safe_name
 from tezawari.collect.found import Reason
 from tezawari.collect.gather import PASSING, UnreachableError, fetch_waiting, open_sources, search_words
 from tezawari.collect.limits import Limits
 from tezawari.collect.pages import user_agent
+from tezawari.collect.ray_engine import Cluster, connected
 from tezawari.collect.sources import APIS
 from tezawari.collect.sources.source import check_search
 from tezawari.collect.store import DEFAULT_FOLDER, Store, Summary, open_store, shown
@@ -60,6 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry", action="store_true", help=f"search again, and fetch again what failed by {', '.join(PASSING)}"
     )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what fetches and computes features: this machine or a Ray cluster (default: local)",
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of the cluster: auto, HOST:PORT or ray://HOST:PORT (default: the one that RAY_ADDRESS names or that runs"
+        " on this machine, or one that is started here for this command)",
+    )
     annotating = parser.add_argument_group(
         "annotating",
         "say which images of one WORD show it; it is ranked again, nothing is searched. An ID is what the contact sheet"
@@ -97,14 +112,16 @@ def run(args: argparse.Namespace) -> int:
     for option in ("keep", "workers"):
         if getattr(args, option) < 1:
             raise UserError(f"--{option} {getattr(args, option)}: must be at least 1")
+    if args.ray_address is not None and args.engine != "ray":
+        raise UserError(f"--ray-address {args.ray_address}: goes with --engine ray")
     said = {True: args.accept, False: args.reject, None: args.forget}
     if any(said.values()):
         return _annotate(args, words, said)
     sources = open_sources(args.source or _DEFAULT_SOURCES)
     agent = user_agent()
-    with open_store(args.store, args.database) as store:
+    with _engine(args) as cluster, open_store(args.store, args.database) as store:
         # Before hours of fetching: a backbone, a layer or a folder may be named wrongly.
-        rank = _ranking(args, store)
+        rank = _ranking(args, store, cluster)
         try:
             searching = progress_lines("searching", "searches")
             problems = search_words(store, words, sources, args.language, args.limit, args.retry, searching)
@@ -112,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
                 tell(f"error: {problem}")
             known = store.words()
             words = [word for word in words if word in known]
-            reachable = _fetch(args, store, words, agent)
+            reachable = _fetch(args, store, words, agent, cluster)
             rank([word for word in words if store.summary(word).images])
         except KeyboardInterrupt:
             tell("stopped: what is stored is kept, and the same command goes on")
@@ -126,14 +143,14 @@ def _annotate(args: argparse.Namespace, words: Sequence[str], said: Mapping[bool
     if len(words) != 1:
         raise UserError("--accept, --reject and --forget say something of images of one WORD: name one at a time")
     (word,) = words
-    with open_store(args.store, args.database, create=False) as store:
+    with _engine(args) as cluster, open_store(args.store, args.database, create=False) as store:
         known = [name for image in store.images_of(word) for name in (image.sha256, *image.duplicates)]
         # All are looked up before any is noted: a mistake changes nothing.
         notes = [(_find_image(known, given, word), positive) for positive, some in said.items() for given in some]
         several = [name for name, count in Counter(name for name, _ in set(notes)).items() if count > 1]
         if several:
             raise UserError(f"image {several[0][:12]} is given to more than one of --accept, --reject and --forget")
-        rank = _ranking(args, store)
+        rank = _ranking(args, store, cluster)
         for name, positive in notes:
             store.annotate(word, name, positive)
         rank([word])
@@ -153,13 +170,22 @@ def _find_image(known: Sequence[str], given: str, word: str) -> str:
     raise UserError(f"{given}: no image of {shown(word)}: the contact sheet has an id under each")
 
 
-def _ranking(args: argparse.Namespace, store: Store) -> Callable[[Sequence[str]], None]:
+def _engine(args: argparse.Namespace) -> contextlib.AbstractContextManager[Cluster | None]:
+    return connected(args.ray_address) if args.engine == "ray" else contextlib.nullcontext()
+
+
+def _ranking(args: argparse.Namespace, store: Store, cluster: Cluster | None) -> Callable[[Sequence[str]], None]:
     """Load what ranks and return the function that ranks words with it."""
     # Here: torch takes seconds to import, and gathering does without.
     from tezawari.collect import rerank_store
 
     layer = args.layer or rerank_store.default_layer(args.backbone)
-    descriptors = rerank_store.open_descriptors(store.folder, args.backbone, layer, args.weights)
+    if cluster is None:
+        descriptors = rerank_store.open_descriptors(store.folder, args.backbone, layer, args.weights)
+    else:
+        from tezawari.collect.rerank_ray import open_cluster_descriptors
+
+        descriptors = open_cluster_descriptors(store.folder, args.backbone, layer, args.weights, cluster)
     folder = args.negatives
     negatives = rerank_store.negatives_of_photos() if folder is None else rerank_store.negatives_of_folder(folder)
 
@@ -172,14 +198,15 @@ def _ranking(args: argparse.Namespace, store: Store) -> Callable[[Sequence[str]]
     return rank
 
 
-def _fetch(args: argparse.Namespace, store: Store, words: Sequence[str], agent: str) -> bool:
+def _fetch(args: argparse.Namespace, store: Store, words: Sequence[str], agent: str, cluster: Cluster | None) -> bool:
     """Fetch what waits and return whether the network was there."""
     again: set[Reason] = {*(PASSING if args.retry else ()), *(("address",) if args.allow_private else ())}
     for word in words if again else ():
         store.retry(word, again)
     limits = Limits(allow_private=args.allow_private)
+    progress = progress_lines("fetching", "images")
     try:
-        fetch_waiting(store, words, agent, limits, args.workers, progress_lines("fetching", "images"))
+        fetch_waiting(store, words, agent, limits, args.workers, progress, cluster.fetch_all if cluster else fetch_all)
     except UnreachableError as error:
         tell(f"error: {error}")
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Collection, Sequence
@@ -102,17 +103,30 @@ def load_pixels(path: Path, longest: int) -> np.ndarray:
 
     Raises :class:`UserError` for a file that is gone, or damaged since it was stored.
     """
+    return decode_pixels(read_picture(path), longest, str(path))
+
+
+def read_picture(path: Path) -> bytes:
+    """Return the bytes of a stored picture; raises :class:`UserError` where the file is gone or cannot be read."""
     try:
-        with Image.open(path) as picture:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: the image file is gone: the same command fetches it again") from None
+    except OSError as error:
+        raise UserError(f"the image cannot be read: {describe_os_error(error)}") from error
+
+
+def decode_pixels(content: bytes, longest: int, name: str) -> np.ndarray:
+    """Return the pixels of a picture's bytes as :func:`load_pixels` does; ``name`` is for the error."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
             shrink = min(1.0, longest / max(picture.size))
             # JPEG decodes to twice the wanted size at a fraction of the cost, and leaves enough to average.
             picture.draft(None, (math.ceil(2 * shrink * picture.width), math.ceil(2 * shrink * picture.height)))
             rgb = _rgb(ImageOps.exif_transpose(picture))
-    except FileNotFoundError:
-        raise UserError(f"{path}: the image file is gone: the same command fetches it again") from None
     except Exception as error:  # a damaged file makes Pillow raise almost anything
         raise UserError(
-            f"{path}: the image is damaged ({error}): delete the file, then type the same command again"
+            f"{name}: the image is damaged ({error}): delete the file, then type the same command again"
         ) from error
     rgb.thumbnail((longest, longest), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.asarray(rgb)

@@ -19,7 +19,7 @@ import time
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -51,6 +51,20 @@ from tezawari.collect.robots import (
 from tezawari.core.errors import UserError, describe_os_error
 
 Outcome = Fetched | Refused
+
+
+@dataclass(frozen=True)
+class Errand:
+    """An image that is yet to be asked for, at first or after redirects, and what that may still cost."""
+
+    url: str
+    redirects_left: int
+    seconds_left: float
+    bytes_left: int
+
+
+Start = Callable[[Errand, str], "Future[Outcome | Errand]"]
+"""Begins an errand at the host of that name; what comes of it is an outcome, or an errand at another host."""
 
 _CHUNK = 64 * 1024
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -160,22 +174,41 @@ class Downloader:
         Never raises for what a server, a resolver or a file does. Set ``stopped`` from another thread to end it at
         once with a refusal (``time``); only a connection that is being opened may take ``connect_seconds`` more.
         """
-        limits = self.limits
+        return self._fetch_on(first_errand(image_url, self.limits), stopped or threading.Event())
+
+    def fetch_at_host(self, errand: Errand, stopped: threading.Event | None = None) -> Outcome | Errand:
+        """Go on an errand, and come back with another one where a redirect leads to another host.
+
+        So that each host may be left to one downloader of several, which then keeps to its robots.txt, its pauses and
+        the number of requests at once. A robots.txt that is redirected is read wherever that leads: a few requests a
+        host, not some for each image. Otherwise like :meth:`fetch`, which does this until there is an outcome.
+        """
+        url, redirects_left = errand.url, errand.redirects_left
         allowance = Allowance(
-            time.monotonic() + limits.total_seconds,
-            limits.max_bytes + _MORE_BYTES,
-            limits.read_seconds,
+            time.monotonic() + errand.seconds_left,
+            errand.bytes_left,
+            self.limits.read_seconds,
             stopped or threading.Event(),
         )
         try:
-            if is_url(image_url):
-                answer = self._follow(image_url, allowance)
-                return self._judged(answer.body, answer.target.url)
-            if not limits.allow_files:
-                raise Refusal("address", f"neither http(s) nor a file that may be read here: {quoted(image_url)}")
-            return self._judged(_read_file(Path(image_url), limits.max_bytes), image_url)
+            if not is_url(url):
+                if not self.limits.allow_files:
+                    raise Refusal("address", f"neither http(s) nor a file that may be read here: {quoted(url)}")
+                return self._judged(_read_file(Path(url), self.limits.max_bytes), url)
+            host = parse_target(url).origin.host
+            while isinstance(answer := self._answer_of(url, allowance), str):
+                if not redirects_left:
+                    raise self._too_many_redirects()
+                url, redirects_left = answer, redirects_left - 1
+                if parse_target(url).origin.host != host:
+                    return Errand(url, redirects_left, allowance.seconds_left(), allowance.bytes_left)
+            return self._judged(answer.body, answer.target.url)
         except Refusal as refusal:
             return refusal.refused
+
+    def is_delaying(self, host: str) -> bool:
+        """Say whether a host's robots.txt wants pauses, so far as it was read: one image at a time is enough then."""
+        return host in self._delaying
 
     def fetch_all(self, found: Iterable[FoundImage], workers: int = 16) -> Iterator[tuple[FoundImage, Outcome]]:
         """Fetch many images at once and yield each with what became of it, in the order of arrival.
@@ -189,46 +222,25 @@ class Downloader:
         """
         if workers < 1:
             raise UserError(f"workers={workers}: must be at least 1")
-        arrived: queue.SimpleQueue[tuple[FoundImage, str, Outcome | BaseException]] = queue.SimpleQueue()
-        waiting = _Waiting(lambda host: 1 if host in self._delaying else self.limits.per_host)
         stopped = threading.Event()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="tezawari-download")
-        under_way = 0
-
-        def fetch_one(image: FoundImage, host: str) -> None:
-            try:
-                arrived.put((image, host, self.fetch(image.image_url, stopped)))
-            except BaseException as error:  # a bug: it is raised where the results are taken
-                arrived.put((image, host, error))
-
-        def start_what_may() -> None:
-            nonlocal under_way
-            while under_way < 2 * workers and (entry := waiting.pop()) is not None:
-                under_way += 1
-                pool.submit(fetch_one, *entry)
-
-        source = iter(found)
-        more = True
         try:
-            while True:
-                while more and len(waiting) < _READ_AHEAD * workers and arrived.empty():
-                    try:
-                        waiting.push(next(source))
-                    except StopIteration:
-                        more = False
-                    start_what_may()
-                if not under_way:
-                    return
-                image, host, outcome = arrived.get()
-                under_way -= 1
-                waiting.done(host)
-                start_what_may()
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                yield image, outcome
+            yield from fetch_in_turns(
+                found,
+                self.limits,
+                lambda errand, _: pool.submit(self._fetch_on, errand, stopped),
+                self.is_delaying,
+                most_under_way=2 * workers,
+                most_read_ahead=_READ_AHEAD * workers,
+            )
         finally:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _fetch_on(self, errand: Errand, stopped: threading.Event) -> Outcome:
+        while isinstance(step := self.fetch_at_host(errand, stopped), Errand):
+            errand = step
+        return step
 
     def _judged(self, content: bytes, final_url: str) -> Fetched:
         picture = inspect_picture(content, self.limits)
@@ -246,21 +258,30 @@ class Downloader:
                 size -= self._hosts.popitem(last=False)[1].rules_bytes
             return host
 
-    def _follow(self, url: str, allowance: Allowance, robots: bool = False) -> _Answer:
-        """Ask for ``url`` and follow redirects, each judged like the first; ``robots`` for robots.txt itself."""
+    def _answer_of(self, url: str, allowance: Allowance, robots: bool = False) -> _Answer | str:
+        """Ask for ``url``; return the answer, or the URL it redirects to; ``robots`` for robots.txt itself."""
+        target = parse_target(url)
+        host = self._host(target.origin)
+        if not robots:
+            self._require_permission(target, host, allowance)
+        answer = self._asked_patiently(target, host, allowance, robots)
+        location = answer.headers.get("Location")
+        if answer.status in _REDIRECTS and location is not None:
+            return redirected(target, location)
+        if answer.status != 200 and not robots:
+            raise Refusal("status", f"answers {answer.status}")
+        return answer
+
+    def _robots_answer(self, url: str, allowance: Allowance) -> _Answer:
         for _ in range(self.limits.max_redirects + 1):
-            target = parse_target(url)
-            host = self._host(target.origin)
-            if not robots:
-                self._require_permission(target, host, allowance)
-            answer = self._asked_patiently(target, host, allowance, robots)
-            location = answer.headers.get("Location")
-            if answer.status not in _REDIRECTS or location is None:
-                if answer.status != 200 and not robots:
-                    raise Refusal("status", f"answers {answer.status}")
+            answer = self._answer_of(url, allowance, robots=True)
+            if not isinstance(answer, str):
                 return answer
-            url = redirected(target, location)
-        raise Refusal("redirects", f"more than {self.limits.max_redirects} redirects")
+            url = answer
+        raise self._too_many_redirects()
+
+    def _too_many_redirects(self) -> Refusal:
+        return Refusal("redirects", f"more than {self.limits.max_redirects} redirects")
 
     def _require_permission(self, target: Target, host: _Host, allowance: Allowance) -> None:
         with _held(host.robots_lock, allowance, "its host's robots.txt was slow"):
@@ -286,7 +307,7 @@ class Downloader:
         """
         name = f"[{origin.host}]" if ":" in origin.host else origin.host
         try:
-            answer = self._follow(f"{origin.scheme}://{name}:{origin.port}/robots.txt", allowance, robots=True)
+            answer = self._robots_answer(f"{origin.scheme}://{name}:{origin.port}/robots.txt", allowance)
         except Refusal as refusal:
             refused = refusal.refused
             if refused.reason == "redirects":  # RFC 9309, section 2.3.1.2: as if there were none
@@ -390,35 +411,95 @@ def fetch_all(
         yield from downloader.fetch_all(found, workers)
 
 
+def first_errand(image_url: str, limits: Limits) -> Errand:
+    """Return the errand that an image begins with."""
+    return Errand(image_url, limits.max_redirects, limits.total_seconds, limits.max_bytes + _MORE_BYTES)
+
+
+def fetch_in_turns(
+    found: Iterable[FoundImage],
+    limits: Limits,
+    start: Start,
+    is_delaying: Callable[[str], bool],
+    most_under_way: int,
+    most_read_ahead: int,
+) -> Iterator[tuple[FoundImage, Outcome]]:
+    """Have images fetched, the hosts in turn, and yield each with what became of it, in the order of arrival.
+
+    Args:
+        found: read no further ahead than ``most_read_ahead``.
+        limits: what an image may cost; of one host no more than ``limits.per_host`` are under way.
+        start: begins to fetch one; what it raises later is raised here.
+        is_delaying: names the hosts of which one image at a time is enough.
+        most_under_way: images that are being fetched.
+        most_read_ahead: images that wait for their turn, so that a busy host does not keep idle what others need.
+    """
+    arrived: queue.SimpleQueue[tuple[FoundImage, str, Future[Outcome | Errand]]] = queue.SimpleQueue()
+    waiting = _Waiting(lambda host: 1 if is_delaying(host) else limits.per_host)
+    under_way = 0
+
+    def start_what_may() -> None:
+        nonlocal under_way
+        while under_way < most_under_way and (entry := waiting.pop()) is not None:
+            image, errand, host = entry
+            under_way += 1
+            start(errand, host).add_done_callback(
+                lambda done, image=image, host=host: arrived.put((image, host, done))  # type: ignore[misc]
+            )
+
+    source = iter(found)
+    more = True
+    while True:
+        while more and len(waiting) < most_read_ahead and arrived.empty():
+            try:
+                image = next(source)
+            except StopIteration:
+                more = False
+            else:
+                waiting.push(image, first_errand(image.image_url, limits))
+            start_what_may()
+        if not under_way:
+            return
+        image, host, done = arrived.get()
+        under_way -= 1
+        waiting.done(host)
+        step = done.result()
+        if isinstance(step, Errand):
+            waiting.push(image, step)
+        start_what_may()
+        if not isinstance(step, Errand):
+            yield image, step
+
+
 class _Waiting:
     """Images read ahead, by host: taken in turn from those hosts that have a place free."""
 
     def __init__(self, places: Callable[[str], int]) -> None:
         self._places = places
-        self._queues: OrderedDict[str, deque[FoundImage]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[tuple[FoundImage, Errand]]] = OrderedDict()
         self._running: dict[str, int] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def push(self, image: FoundImage) -> None:
-        self._queues.setdefault(_host_of(image.image_url), deque()).append(image)
+    def push(self, image: FoundImage, errand: Errand) -> None:
+        self._queues.setdefault(_host_of(errand.url), deque()).append((image, errand))
         self._count += 1
 
-    def pop(self) -> tuple[FoundImage, str] | None:
-        for host, images in self._queues.items():
+    def pop(self) -> tuple[FoundImage, Errand, str] | None:
+        for host, errands in self._queues.items():
             # Files ("") are not a host that could be asked too often.
             if host and self._running.get(host, 0) >= self._places(host):
                 continue
             self._count -= 1
             self._running[host] = self._running.get(host, 0) + 1
-            image = images.popleft()
-            if images:
+            image, errand = errands.popleft()
+            if errands:
                 self._queues.move_to_end(host)
             else:
                 del self._queues[host]
-            return image, host
+            return image, errand, host
         return None
 
     def done(self, host: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
-from tezawari.collect.download import Downloader, Outcome
+from tezawari.collect.download import Outcome, fetch_all
 from tezawari.collect.duplicates import perceptual_hash
 from tezawari.collect.found import Fetched, FoundImage, Reason, Refused
 from tezawari.collect.limits import Limits
@@ -24,6 +24,8 @@ from tezawari.collect.store import Store, Written, shown
 from tezawari.core.errors import UserError
 
 Progress = Callable[[int, int], None]
+FetchAll = Callable[[Sequence[FoundImage], str, Limits, int], Iterator[tuple[FoundImage, Outcome]]]
+"""Fetches images as :func:`~tezawari.collect.download.fetch_all` does: (images, user agent, limits, workers)."""
 _Record = tuple[int, Written | Refused]
 
 PASSING: tuple[Reason, ...] = ("connection", "time", "status")
@@ -143,6 +145,7 @@ def fetch_waiting(
     limits: Limits,
     workers: int = 16,
     progress: Progress | None = None,
+    fetch: FetchAll = fetch_all,
 ) -> int:
     """Fetch what waits for words and store it, or why it was refused; return how many images arrived.
 
@@ -161,6 +164,9 @@ def fetch_waiting(
         limits: what one image may cost.
         workers: images that are fetched at once.
         progress: called with (images done, images in all).
+        fetch: what asks the network: this process, or a cluster's
+            :meth:`~tezawari.collect.ray_engine.Cluster.fetch_all`. Folders are read, and the store is written, by this
+            process alone.
 
     Raises:
         UnreachableError: the network is gone.
@@ -178,35 +184,36 @@ def fetch_waiting(
         records,
         ThreadPoolExecutor(_WRITERS, thread_name_prefix="tezawari-store") as pool,
         # Closed at once, whatever ends the loop: it holds connections and threads.
-        contextlib.closing(_outcomes(local, remote, user_agent, limits, workers)) as outcomes,
+        contextlib.closing(_outcomes(local, remote, user_agent, limits, workers, fetch)) as outcomes,
     ):
         writing: set[Future[_Record]] = set()
-        for found, outcome in outcomes:
-            writing.add(pool.submit(_written, store, waiting[found.image_url][0], outcome))
-            if len(writing) >= 2 * _WRITERS:
+        try:
+            for found, outcome in outcomes:
+                writing.add(pool.submit(_written, store, waiting[found.image_url][0], outcome))
+                if len(writing) >= 2 * _WRITERS:
+                    writing = _some_written(writing, records)
+                done += 1
+                arrived += isinstance(outcome, Fetched)
+                if progress is not None:
+                    progress(done, len(waiting))
+        finally:  # what has arrived is kept, also where the network is gone
+            while writing:
                 writing = _some_written(writing, records)
-            done += 1
-            arrived += isinstance(outcome, Fetched)
-            if progress is not None:
-                progress(done, len(waiting))
-        while writing:
-            writing = _some_written(writing, records)
     return arrived
 
 
 def _outcomes(
-    local: Sequence[FoundImage], remote: Sequence[FoundImage], user_agent: str, limits: Limits, workers: int
+    local: Sequence[FoundImage],
+    remote: Sequence[FoundImage],
+    user_agent: str,
+    limits: Limits,
+    workers: int,
+    fetch: FetchAll,
 ) -> Generator[tuple[FoundImage, Outcome], None, None]:
-    yield from _fetched(local, user_agent, replace(limits, allow_files=True), workers)
-    yield from _if_reachable(_fetched(remote, user_agent, replace(limits, allow_files=False), workers))
-
-
-def _fetched(
-    images: Sequence[FoundImage], user_agent: str, limits: Limits, workers: int
-) -> Iterator[tuple[FoundImage, Outcome]]:
-    if images:
-        with Downloader(user_agent, limits) as downloader:
-            yield from downloader.fetch_all(images, workers)
+    if local:
+        yield from fetch_all(local, user_agent, replace(limits, allow_files=True), workers)
+    if remote:
+        yield from _if_reachable(fetch(remote, user_agent, replace(limits, allow_files=False), workers))
 
 
 def _if_reachable(outcomes: Iterable[tuple[FoundImage, Outcome]]) -> Iterator[tuple[FoundImage, Outcome]]:

@@ -214,7 +214,6 @@ def _prepared(
     """Import and load all that a collection needs and return the collection itself, to be run in a forked process."""
     from tezawari.collect import rerank_store
     from tezawari.features.backbone import load_backbone
-    from tezawari.features.descriptors import DescriptorCache
 
     named = layer or rerank_store.default_layer(backbone)
     network = load_backbone(backbone, [named], weights)
@@ -225,7 +224,7 @@ def _prepared(
         with open_store(folder) as store:
             search_words(store, [_WORD], open_sources([str(urls)]), "ja", 1_000_000)
             fetch_waiting(store, [_WORD], user_agent(), Limits(allow_private=True), _WORKERS)
-            descriptors = DescriptorCache(folder / "descriptors", network)
+            descriptors = rerank_store.AheadDescriptors(folder / "descriptors", network)
             rerank_store.rank_word(store, _WORD, descriptors, named, against)
 
     return work

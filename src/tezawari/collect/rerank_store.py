@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +16,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tezawari.collect.contact_sheet import load_pixels
+from tezawari.collect.contact_sheet import decode_pixels, load_pixels, read_picture
 from tezawari.collect.rerank import rerank
 from tezawari.collect.sources.folder import SUFFIXES, natural_order
 from tezawari.collect.store import Store, shown
 from tezawari.core.errors import UserError
 from tezawari.core.package_photos import PHOTOS, package_photo
 from tezawari.features.backbone import load_backbone
-from tezawari.features.descriptors import IMAGE_SIZE, DescriptorCache, LoadImage, early_middle_late, letterbox
+from tezawari.features.descriptors import (
+    BATCH_SIZE,
+    IMAGE_SIZE,
+    DescriptorCache,
+    LoadImage,
+    early_middle_late,
+    letterbox,
+)
 from tezawari.features.efficientnet import NAME as EFFICIENTNET
 
 log = logging.getLogger(__name__)
@@ -43,6 +50,46 @@ _MOST_OF_A_FOLDER = 5_000
 # Close views of materials are what words of touch look like: as negatives they would teach the contrary.
 _MATERIALS = {"brick", "grass", "gravel"}
 _CROPS = (1, 2, 3)  # into how many parts each side of a photograph is cut
+
+
+@dataclass(frozen=True)
+class PackedPicture:
+    """The bytes of a picture's file, decoded when called, wherever that is; ``name`` is for the error."""
+
+    content: bytes
+    name: str
+
+    def __call__(self) -> np.ndarray:
+        return decode_pixels(self.content, _LONGEST, self.name)
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture's file on this machine, read and decoded when called."""
+
+    path: Path
+
+    def __call__(self) -> np.ndarray:
+        return load_pixels(self.path, _LONGEST)
+
+    def packed(self) -> PackedPicture:
+        """Read the file, for where it cannot be read."""
+        return PackedPicture(read_picture(self.path), str(self.path))
+
+
+class AheadDescriptors(DescriptorCache):
+    """A cache of descriptors whose images a thread loads while the network is busy (:func:`loaded_ahead`)."""
+
+    def describe(
+        self,
+        images: Mapping[str, LoadImage],
+        layers: Sequence[str],
+        batch_size: int = BATCH_SIZE,
+        progress: Progress | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return descriptors as :meth:`~tezawari.features.descriptors.DescriptorCache.describe` does."""
+        with loaded_ahead(images, self.image_size) as ahead:
+            return super().describe(ahead, layers, batch_size, progress)
 
 
 @dataclass(frozen=True)
@@ -69,7 +116,7 @@ def open_descriptors(folder: Path, backbone: str, layer: str, weights: str | Non
     Raises :class:`UserError` as :func:`~tezawari.features.backbone.load_backbone` does, and for a folder that cannot
     be written.
     """
-    return DescriptorCache(folder / "descriptors", load_backbone(backbone, [layer], weights))
+    return AheadDescriptors(folder / "descriptors", load_backbone(backbone, [layer], weights))
 
 
 def use_one_thread() -> None:
@@ -93,7 +140,7 @@ def negatives_of_folder(folder: Path) -> Negatives:
         except Exception:
             log.warning("%s: is no picture that can be read: left out of the negatives", path)
             continue
-        images[hashlib.sha256(path.read_bytes()).hexdigest()] = partial(load_pixels, path, _LONGEST)
+        images[hashlib.sha256(path.read_bytes()).hexdigest()] = PictureFile(path)
     if not images:
         raise UserError(f"--negatives {folder}: holds no picture ({', '.join(sorted(SUFFIXES))})")
     return Negatives(images, f"{len(images)} images of {folder}")
@@ -138,7 +185,7 @@ def _photo(path: Path) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def loaded_ahead(loaders: dict[str, LoadImage], image_size: int) -> Iterator[dict[str, LoadImage]]:
+def loaded_ahead(loaders: Mapping[str, LoadImage], image_size: int) -> Iterator[dict[str, LoadImage]]:
     """Give loaders of the same images, which a thread loads and letterboxes before they are asked for.
 
     Whoever asks, asks in the order of ``loaders`` and may leave out any: an image is loaded once one of the 16 before
@@ -192,10 +239,9 @@ def rank_word(
     if not images:
         return 0
     own = {sha256 for image in images for sha256 in (image.sha256, *image.duplicates)}
-    loaders: dict[str, LoadImage] = {image.sha256: partial(load_pixels, image.path, _LONGEST) for image in images}
+    loaders: dict[str, LoadImage] = {image.sha256: PictureFile(image.path) for image in images}
     loaders |= {sha256: load for sha256, load in negatives.images.items() if sha256 not in own}
-    with loaded_ahead(loaders, descriptors.image_size) as ahead:
-        rows = descriptors.describe(ahead, [layer], _BATCH_SIZE, progress)[layer]
+    rows = descriptors.describe(loaders, [layer], _BATCH_SIZE, progress)[layer]
     noted = store.annotations(word)
     passes = rerank(
         rows[: len(images)],
