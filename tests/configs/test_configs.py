@@ -25,6 +25,7 @@ SHORT = ["trainer.max_steps=1", "trainer.val_every=0", "trainer.log_every=1"]
 # What a model needs for one step besides: a run of stc is cut into phases.
 FOR_MODEL = {
     "inverse": STYLES,
+    "unseen_style": [*STYLES, "data.paintings=1"],
     "material": ["data.train_textures=1", "data.val_textures=1"],
     "multistyle": STYLES,
     "saliency": SCENES,

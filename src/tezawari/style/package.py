@@ -55,6 +55,8 @@ def load_network(path: Path) -> LoadedNetwork:
         raise UserError(f"no checkpoint at {path}: train one with `python train.py model=multistyle`")
     try:
         header, tensors = (_read_checkpoint if path.suffix == ".ckpt" else _read_safetensors)(path)
+        if header.get("kind") == "unseen style":
+            raise UserError(f"{path} takes its styles from images: name them by --style-image FILE")
         network = build_network(header["net"], len(header["style_names"]), header["fusion"], header["norm"])
         network.load_state_dict(tensors)
     except UserError:

@@ -15,6 +15,8 @@ from tezawari.style.contact_sheet import save_contact_sheet
 from tezawari.style.maps import read_style_map
 from tezawari.style.mixing import ALL, RANDOM, parse_styles
 from tezawari.style.stylize import Stylizer
+from tezawari.style.unseen.apply import network_of_styles
+from tezawari.style.unseen.package import load_unseen
 
 _SHEET_FORMATS = {".png", ".jpg", ".jpeg"}
 _SMALLEST_SHEET_SIDE, _LARGEST_SHEET_SIDE = 32, 1024
@@ -25,10 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Restyle photos with a trained network: one style, a mix, or another style in each region."
     parser.epilog = (
         "tezawari stylize cat.jpg --style wood=0.6 --style water=0.4 -o out   |   "
-        "tezawari stylize cat.jpg --style wood --style water --style-map regions.png --feather 8 -o out"
+        "tezawari stylize cat.jpg --style wood --style water --style-map regions.png --feather 8 -o out   |   "
+        "tezawari stylize cat.jpg --checkpoint RUN --style-image bark.jpg -o out"
     )
     parser.add_argument("photos", metavar="PHOTO", nargs="*", type=Path)
     parser.add_argument("--checkpoint", metavar="C", type=Path, help="network.safetensors or .ckpt of a training run")
+    parser.add_argument(
+        "--style-image",
+        metavar="FILE",
+        action="append",
+        default=[],
+        type=Path,
+        help="an image or a style pack, again for more: they are the styles, named like their files, of a network of "
+        "model=unseen_style (--checkpoint: its file or run), which needs no training for them",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="of the backbone that sees --style-image")
     parser.add_argument(
         "--style",
         metavar="NAME[=W]",
@@ -57,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restyle every photo; a photo that cannot be read is named, the others are still done, and the exit code is 2."""
-    stylizer = Stylizer.load(args.checkpoint)
+    stylizer = _stylizer(args)
     if args.list:
         print("\n".join(stylizer.style_names))
         return 0
@@ -79,6 +92,21 @@ def run(args: argparse.Namespace) -> int:
             failures += 1
             print(f"error: {error}", file=sys.stderr)
     return 2 if failures else 0
+
+
+def _stylizer(args: argparse.Namespace) -> Stylizer:
+    if not args.style_image:
+        if args.weights is not None:
+            raise UserError(
+                "--weights are those of the backbone that sees --style-image FILE: add it, or leave both out"
+            )
+        return Stylizer.load(args.checkpoint)
+    if args.checkpoint is None:
+        raise UserError(
+            "--style-image needs a network of model=unseen_style: name its file or run by --checkpoint (train one with "
+            "`python train.py model=unseen_style`)"
+        )
+    return Stylizer(network_of_styles(load_unseen(args.checkpoint), args.style_image, args.weights))
 
 
 def _draw_sheet(args: argparse.Namespace, stylizer: Stylizer) -> Path:
