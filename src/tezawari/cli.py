@@ -19,7 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stylize": ("tezawari.style.stylize_command", "restyle photos with a trained network"),
     "paint": ("tezawari.style.paint_command", "restyle a photo by optimising its pixels (Gatys)"),
     "collect": ("tezawari.collect.collect_command", "collect images for a word, check and rank them"),
-    "export": ("tezawari.collect.export_command", "write the best images of a collected word as a ZIP"),
+    "export": (
+        "tezawari.style.export_command",
+        "write a network for other runtimes or the best images of a word as a ZIP",
+    ),
     "words": ("tezawari.words.words_command", "list words of touch and look, and choose those that go with a noun"),
     "measure": (
         "tezawari.words.measure_command",
@@ -29,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "swap": ("tezawari.style.swap_command", "change one material in a photo into another, and check that it changed"),
     "style-pack": ("tezawari.style.style_pack_command", "make styles of a word's images, or of a folder"),
     "restore": ("tezawari.style.inverse.restore_command", "colour, enlarge or denoise photos with a trained network"),
+    "studio": ("tezawari.studio.studio_command", "open the studio in a browser: restyle, collect, judge, segment"),
     "runs": ("tezawari.core.runs_command", "list training runs and compare their metrics"),
     "experiments": ("tezawari.core.experiments_command", "gather the results of all experiments on one page"),
 }

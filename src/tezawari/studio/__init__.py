@@ -1,0 +1,1 @@
+"""The studio: collect, judge, segment and restyle in a browser."""

@@ -1,0 +1,198 @@
+// Restyle: a photo, a slider and a brush for each style, before and after, the full size to take away.
+
+import { fileOf, follow, post, save, send } from "./api.js";
+import { compare } from "./compare.js";
+import { debounce, h, icon, isTyping, replace } from "./dom.js";
+import { styleName, t } from "./i18n.js";
+import { paintLayer } from "./paint.js";
+import { photoIntake, photoUrl } from "./photo.js";
+import { explain } from "./toast.js";
+
+// Told apart by hue first, by lightness for those who see few hues.
+const COLORS = [[47, 111, 176], [214, 96, 48], [62, 142, 92], [168, 72, 140], [208, 168, 40], [96, 84, 176], [40, 156, 164], [180, 56, 64]];
+const KEEP_COLOR = [250, 246, 236];
+
+// Kept while other pages are shown.
+const kept = { photo: null, thumbnails: null, weights: {}, layer: null, keepColor: false, soft: 0.01, brush: null };
+
+export function mount(main, studio) {
+  const stage = h("section", { class: "stage", "aria-label": t("page.restyle") });
+  const controls = h("section", { class: "controls", "aria-label": t("styles") });
+  replace(main, stage, controls);
+  const ending = new AbortController();
+  let view = null;
+  let asked = 0;
+  let running = false;
+  const colorOf = (place) => COLORS[place % COLORS.length];
+  const status = h("p", { class: "status soft", role: "status" });
+
+  async function mapId() {
+    if (!kept.layer || kept.layer.isEmpty()) return null;
+    const { width, height, labels } = kept.layer;
+    const path = `/api/maps?photo=${kept.photo.id}&width=${width}&height=${height}`;
+    return (await send(path, labels)).id;
+  }
+
+  async function submit(full) {
+    const weights = Object.fromEntries(Object.entries(kept.weights).filter(([, weight]) => weight > 0));
+    return post("/api/restyle", { photo: kept.photo.id, weights, map: await mapId(), feather: kept.soft, keep_color: kept.keepColor, full });
+  }
+
+  const wanted = () => Object.values(kept.weights).some((weight) => weight > 0) || (kept.layer && !kept.layer.isEmpty());
+
+  // Only the newest wish counts: while one preview is made, further wishes are one.
+  async function preview() {
+    asked += 1;
+    if (running || !kept.photo) return;
+    running = true;
+    stage.classList.add("working");
+    try {
+      for (let made = -1; made !== asked && !ending.signal.aborted; ) {
+        made = asked;
+        const photo = kept.photo;
+        const job = await follow(await submit(false), () => {}, ending.signal);
+        if (photo !== kept.photo || job.state !== "done") continue;
+        view.show(fileOf(job.id, job.result.files[0]));
+      }
+    } catch (error) {
+      explain(error);
+    } finally {
+      running = false;
+      stage.classList.remove("working");
+    }
+  }
+  const soon = debounce(() => (wanted() ? preview() : view.hide()), 120);
+
+  async function download(button) {
+    button.disabled = true;
+    try {
+      const job = await follow(await submit(true), (state) => {
+        status.textContent = state.total > 1 ? `${t("restyle.full")} ${state.done} / ${state.total}` : t("restyle.full");
+      });
+      if (job.state === "done") save(fileOf(job.id, job.result.files[0], true));
+    } catch (error) {
+      explain(error);
+    } finally {
+      status.textContent = "";
+      button.disabled = false;
+    }
+  }
+
+  async function thumbnails() {
+    const photo = kept.photo;
+    try {
+      const job = await follow(await post("/api/styles", { photo: photo.id }), () => {}, ending.signal);
+      if (job.state !== "done" || photo !== kept.photo) return;
+      kept.thumbnails = job.result.files.map((name) => fileOf(job.id, name));
+      for (const [place, image] of [...controls.querySelectorAll(".style img")].entries()) {
+        image.src = kept.thumbnails[place];
+        image.hidden = false;
+      }
+    } catch (error) {
+      explain(error);
+    }
+  }
+
+  function take(photo) {
+    Object.assign(kept, { photo, thumbnails: null, layer: null, brush: null });
+    if (!Object.values(kept.weights).some((weight) => weight > 0)) kept.weights = { [studio.styles.at(-3) ?? studio.styles[0]]: 1 };
+    build();
+    preview().then(thumbnails);
+  }
+
+  function choose(label) {
+    kept.brush = kept.brush === label ? null : label;
+    if (kept.brush !== null) kept.layer.brush.label = kept.brush;
+    view.element.classList.toggle("painting", kept.brush !== null);
+    for (const button of controls.querySelectorAll("[data-label]")) {
+      button.setAttribute("aria-pressed", String(Number(button.dataset.label) === kept.brush && kept.brush !== null));
+    }
+    controls.querySelector(".brushes")?.toggleAttribute("hidden", kept.brush === null);
+  }
+
+  function brushButton(label, name, color) {
+    return h("button", { class: "brush", "data-label": label, "aria-pressed": "false", title: t("paint.with", { name }), "aria-label": t("paint.with", { name }), vars: { "--paint": `rgb(${color})` }, onclick: () => choose(label) }, icon("brush"));
+  }
+
+  function styleCard(name, place) {
+    const title = styleName(name);
+    const value = kept.weights[name] ?? 0;
+    const output = h("output", {}, `${Math.round(value * 100)}`);
+    const card = h("div", { class: `style${value > 0 ? " on" : ""}` });
+    const range = h("input", {
+      type: "range", min: "0", max: "1", step: "0.05", value: String(value), "aria-label": title,
+      oninput: () => set(Number(range.value)),
+    });
+    const set = (weight) => {
+      range.value = String(weight);
+      kept.weights[name] = weight;
+      output.textContent = `${Math.round(weight * 100)}`;
+      card.classList.toggle("on", weight > 0);
+      soon();
+    };
+    const image = h("img", { alt: "", hidden: !kept.thumbnails, src: kept.thumbnails?.[place] });
+    const only = () => {
+      kept.weights = { [name]: 1 };
+      build();
+      preview();
+      controls.querySelectorAll(".style .pick")[place].focus();
+    };
+    replace(card, h("button", { class: "pick", title: t("styles.only", { name: title }), "aria-label": t("styles.only", { name: title }), onclick: only }, image), h("div", { class: "name" }, h("span", {}, title), output), h("div", { class: "row tight" }, range, kept.layer && brushButton(place + 1, title, colorOf(place))));
+    return card;
+  }
+
+  function build() {
+    if (!kept.photo) {
+      replace(stage, photoIntake(stage, take));
+      replace(controls, h("h1", {}, t("restyle.title")), h("p", { class: "lead" }, t("restyle.lead")), h("ul", { class: "plain soft" }, studio.styles.map((name, place) => h("li", {}, h("span", { class: "dot", vars: { "--paint": `rgb(${colorOf(place)})` } }), styleName(name)))));
+      return;
+    }
+    const { photo } = kept;
+    const earlier = view?.after.src;
+    view = compare(photoUrl(photo), photo.width / photo.height);
+    if (earlier && !view.after.src && kept.shownFor === photo.id) view.show(earlier);
+    kept.shownFor = photo.id;
+    const colors = { [studio.keep_paint]: KEEP_COLOR };
+    studio.styles.forEach((_, place) => { colors[place + 1] = colorOf(place); });
+    kept.layer ??= paintLayer(photo.width, photo.height, colors);
+    kept.layer.changed = () => (wanted() ? preview() : view.hide());
+    view.element.append(kept.layer.canvas);
+    replace(stage, view.element, h("div", { class: "row under" }, photoIntake(stage, take, true), h("span", { class: "grow" }), h("button", { class: "button primary", onclick: (event) => download(event.currentTarget) }, icon("download"), t("restyle.download"))), status);
+    const color = h("input", { type: "checkbox", checked: kept.keepColor, onchange: () => { kept.keepColor = color.checked; preview(); } });
+    const size = h("input", { type: "range", min: "0.02", max: "0.4", step: "0.01", value: String(kept.layer.brush.size), "aria-label": t("paint.size"), oninput: () => { kept.layer.brush.size = Number(size.value); } });
+    const soft = h("input", { type: "range", min: "0", max: "0.06", step: "0.002", value: String(kept.soft), "aria-label": t("paint.soft"), oninput: () => { kept.soft = Number(soft.value); if (!kept.layer.isEmpty()) soon(); } });
+    replace(
+      controls,
+      h("div", { class: "row head" }, h("h1", {}, t("styles")), h("button", { class: "text", onclick: () => { kept.weights = Object.fromEntries(studio.styles.map((name) => [name, 1 / studio.styles.length])); build(); preview(); } }, t("styles.all")), h("button", { class: "text", onclick: () => { kept.weights = {}; build(); if (wanted()) preview(); else view.hide(); } }, t("styles.none"))),
+      h("label", { class: "check" }, color, h("span", {}, t("restyle.color"))),
+      h("div", { class: "styles" }, studio.styles.map(styleCard)),
+      h("div", { class: "brushes card", hidden: true }, h("h2", {}, t("paint")), h("p", { class: "soft" }, t("paint.how")), h("label", { class: "field" }, t("paint.size"), size), h("label", { class: "field" }, t("paint.soft"), soft), h("div", { class: "row" }, brushButton(studio.keep_paint, t("paint.keep"), KEEP_COLOR), h("span", {}, t("paint.keep")), brushButton(0, t("paint.erase"), [140, 134, 124]), h("span", {}, t("paint.erase"))), h("div", { class: "row" }, h("button", { class: "button", onclick: () => kept.layer.undo() }, icon("undo"), t("undo")), h("button", { class: "text", onclick: () => kept.layer.fill(0) }, t("paint.clear")))),
+    );
+    const brush = kept.brush;
+    kept.brush = null;
+    if (brush !== null) choose(brush);
+  }
+
+  function key(event) {
+    if (isTyping(event) || !kept.photo) return;
+    if (event.key === "z" && event.ctrlKey && kept.brush !== null) kept.layer.undo();
+    else if (event.ctrlKey) return;
+    else if (/^[1-9]$/.test(event.key) && Number(event.key) <= studio.styles.length) choose(Number(event.key));
+    else if (event.key === "0") choose(studio.keep_paint);
+    else if (event.key === "e") choose(0);
+    else if (event.key === "Escape" && kept.brush !== null) choose(kept.brush);
+    else if (event.key === "c") { kept.keepColor = !kept.keepColor; build(); preview(); }
+    else return;
+    event.preventDefault();
+  }
+
+  addEventListener("keydown", key);
+  build();
+  if (kept.photo) {
+    preview().then(() => kept.thumbnails ?? thumbnails());
+  }
+  return () => {
+    ending.abort();
+    removeEventListener("keydown", key);
+  };
+}
