@@ -1,4 +1,5 @@
 # train: environment, then the first network.   test: environment, then the whole suite.
+# web: what the page of tezawari export --to web runs on (needs Node; the network comes from the package).
 # lint: format, rules, types.                   lock: record the versions of the environment as the tested ones.
 
 PYTHON ?= python3
@@ -8,7 +9,9 @@ STAMP := .venv/.installed
 ARGS ?=
 APART := tests/unit/style/test_speed_benchmark.py
 
-.PHONY: train test lint lock
+.PHONY: train test web lint lock
+
+WEB := src/tezawari/export/web
 
 train: $(STAMP)
 	@$(BIN)/python train.py model=multistyle $(ARGS)
@@ -19,6 +22,12 @@ train: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(APART) $(ARGS) || test $$? -eq 5
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=$(APART) $(ARGS) || test $$? -eq 5
+
+web: $(WEB)/runtime/.built
+
+$(WEB)/runtime/.built: $(WEB)/package-lock.json $(WEB)/build.mjs
+	@cd $(WEB) && npm ci --ignore-scripts --silent && npm run --silent build
+	@touch $@
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -118,6 +118,18 @@ def load_openvino(path: Path, shapes: Sequence[Sequence[int]], threads: int = 0,
     return run
 
 
+def save_openvino(model: Path, path: Path, half: bool = False) -> None:
+    """Convert an ONNX file to OpenVINO's pair of files, ``path`` (``.xml``) and its ``.bin``.
+
+    With ``half``, weights are stored as float16.
+
+    Raises:
+        UserError: when OpenVINO is not installed.
+    """
+    openvino = _optional("openvino")
+    openvino.save_model(openvino.Core().read_model(str(model)), str(path), compress_to_fp16=half)
+
+
 def _optional(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
