@@ -43,7 +43,7 @@ class StylePoolData(ContentStyleData):
         held_out: list[str] | None = None,
         scenes: int = 6,
         image_size: int = 128,
-        style_size: int = 256,
+        style_size: int = 192,
         batch_size: int = 4,
         epoch_size: int | None = 1000,
         num_workers: int = 0,
