@@ -7,7 +7,6 @@ import io
 import itertools
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,15 +25,6 @@ from tezawari.export.web_app import built_runtime
 from tezawari.style.export_command import export_live_page
 from tezawari.style.stylize import Stylizer
 
-_ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-dev-shm-usage",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
 _PATIENCE = 300_000  # milliseconds: a busy machine is no failure
 OpenLive = Callable[..., Any]
 
@@ -52,7 +42,7 @@ class Site:
 def page_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stylizer]:
     """The exported folder; skips where what exports it or what it runs on is missing."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'tezawari[export]'")
     try:
         built_runtime()
     except UserError as error:
@@ -80,26 +70,14 @@ def site(page_folder: tuple[Path, Stylizer]) -> Iterator[Site]:
         stop()
 
 
-@pytest.fixture(scope="module")
-def chromium(page_folder: tuple[Path, Stylizer]) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=_ARGUMENTS, timeout=_PATIENCE)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def open_live(chromium: Any, site: Site) -> Iterator[OpenLive]:
+def open_live(browser: Any, site: Site) -> Iterator[OpenLive]:
     """Open the page and wait until its network is ready; what the browser complains of fails the test."""
     complaints: list[str] = []
     contexts: list[Any] = []
 
     def opened(width: int = 1280, language: str = "en", theme: str = "light") -> Any:
-        context = chromium.new_context(
+        context = browser.new_context(
             viewport={"width": width, "height": 800},
             color_scheme=theme,
             locale="ja-JP" if language == "ja" else "en-GB",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from tezawari.collect.ray_engine import Cluster
-from tezawari.collect.rerank_store import PackedPicture, PictureFile, Progress, use_one_thread
+from tezawari.collect.rerank_store import PackedPicture, PictureFile, use_one_thread
 from tezawari.core.errors import UserError
 from tezawari.features.backbone import Backbone, load_backbone
-from tezawari.features.descriptors import BATCH_SIZE, DescriptorCache, LoadImage, describe, letterbox
+from tezawari.features.descriptors import DescriptorCache, LoadImage, describe, letterbox
 from tezawari.features.trunk import REPLACED
 
 # One that is computed, and one that is there when it is done.
@@ -66,44 +66,15 @@ class ClusterDescriptors(DescriptorCache):
         arguments = (backbone.name, backbone.layers, state, self.image_size)
         self._crew = cluster.crew(Describer, arguments, concurrency=1, cores=1)
 
-    def describe(
-        self,
-        images: Mapping[str, LoadImage],
-        layers: Sequence[str],
-        batch_size: int = BATCH_SIZE,
-        progress: Progress | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Return descriptors as :meth:`~tezawari.features.descriptors.DescriptorCache.describe` does.
-
-        Batches come back, and are kept, in any order. Raises :class:`UserError` for workers that die again and again,
-        too.
-        """
-        keys = list(images)
-        found = {
-            layer: np.full((len(keys), 2 * self.backbone.channels[layer]), np.nan, np.float32)
-            for layer in self._known(layers)
-        }
-        missing = self._read(keys, found)
-        done = len(keys) - len(missing)
-        if progress is not None and done:
-            progress(done, len(keys))
-        batches = [missing[first : first + batch_size] for first in range(0, len(missing), batch_size)]
-        for places, batch in self._computed(batches, list(images.values()), layers):
-            for layer, values in batch.items():
-                found[layer][places] = values
-            self._write([keys[place] for place in places], batch)
-            done += len(places)
-            if progress is not None:
-                progress(done, len(keys))
-        return found
-
     def _computed(
-        self, batches: Sequence[list[int]], images: Sequence[LoadImage], layers: Sequence[str]
-    ) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
-        arrived: queue.SimpleQueue[tuple[int, list[int], Future[dict[str, np.ndarray] | UserError]]]
+        self, batches: Iterable[Sequence[int]], images: Sequence[LoadImage], layers: Sequence[str]
+    ) -> Iterator[tuple[Sequence[int], dict[str, np.ndarray]]]:
+        """Have workers compute them; raises :class:`UserError` also for workers that die again and again."""
+        batches = list(batches)
+        arrived: queue.SimpleQueue[tuple[int, Sequence[int], Future[dict[str, np.ndarray] | UserError]]]
         arrived = queue.SimpleQueue()
 
-        def give(worker: int, places: list[int]) -> None:
+        def give(worker: int, places: Sequence[int]) -> None:
             task = [self._packed(images[place]) for place in places], list(layers)
             self._crew.give(worker, task).add_done_callback(lambda done: arrived.put((worker, places, done)))
 

@@ -35,6 +35,12 @@ def progress_lines(title: str, things: str, seconds: float = 5.0) -> Progress:
     return progress
 
 
+def tile_line(done: int, total: int) -> None:
+    """Rewrite one line of a terminal that says how many tiles of a photo are done."""
+    sys.stderr.write(f"\r  tile {done} of {total}" + ("\n" if done == total else ""))
+    sys.stderr.flush()
+
+
 def format_seconds(seconds: float) -> str:
     """Return a duration as ``1:02:03`` or ``02:03``."""
     minutes, rest = divmod(round(seconds), 60)

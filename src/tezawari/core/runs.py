@@ -153,6 +153,16 @@ def describe_machine() -> dict[str, Any]:
     return {"cores": cores, "processor": _processor()}
 
 
+def measured_here(seed: int, wall_seconds: float) -> dict[str, Any]:
+    """Return what each row of a benchmark's summary says of where and how long it was measured."""
+    return {
+        "seed": seed,
+        "commit": current_commit(),
+        **describe_machine(),
+        "wall_seconds": round(wall_seconds, 1),
+    }
+
+
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

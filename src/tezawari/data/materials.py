@@ -45,9 +45,7 @@ def material_scene(seed: int, index: int, size: int) -> tuple[Tensor, Tensor]:
     y, x = _grid(size)
     for material in chosen:
         inside = mask == material + 1
-        depth = np.clip(ndimage.distance_transform_edt(inside) / (0.1 * size), 0, 1)
-        bulge = np.sqrt(depth * (2 - depth))
-        painted = _PAINTERS[MATERIALS[material]](rng, size) * (0.55 + 0.45 * bulge)[..., None]
+        painted = _PAINTERS[MATERIALS[material]](rng, size) * bulge_shading(inside)[..., None]
         image[inside] = painted[inside]
         # The region's shadow falls on what it lies on.
         shadow = ndimage.gaussian_filter(inside.astype(np.float32), 0.02 * size)
@@ -56,6 +54,15 @@ def material_scene(seed: int, index: int, size: int) -> tuple[Tensor, Tensor]:
     angle = rng.uniform(0, 2 * np.pi)
     light = 1 + 0.22 * (np.cos(angle) * (x - 0.5) + np.sin(angle) * (y - 0.5)) * 2
     return _as_tensor(image * light[..., None]), torch.from_numpy(mask)
+
+
+def bulge_shading(inside: np.ndarray) -> np.ndarray:
+    """Return what to multiply a region by, (H, W), so that it looks as if it bulged: darker towards its border.
+
+    ``inside`` (H, W) bool. The border is as wide as a tenth of the picture's longer side.
+    """
+    depth = np.clip(ndimage.distance_transform_edt(inside) / (0.1 * max(inside.shape)), 0, 1)
+    return 0.55 + 0.45 * np.sqrt(depth * (2 - depth))
 
 
 def scene_mask(seed: int, index: int, size: int) -> Tensor:

@@ -12,7 +12,7 @@ import struct
 import threading
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -117,6 +117,13 @@ def load_rgb(
 def photo_suffix(photo: Photo) -> str:
     """Return the file suffix, with its dot, of the format that a picture like ``photo`` is written in."""
     return _SUFFIXES[_written_format(photo.format)][0]
+
+
+def named_after(folder: Path, photo: Path, label: str, photos: Sequence[Path]) -> Path:
+    """Name a picture after its photo and what was made of it; ``photos`` of one name are told apart by a number."""
+    same = [other for other in photos if other.stem == photo.stem]
+    number = f"-{same.index(photo) + 1}" if len(same) > 1 else ""
+    return folder / f"{photo.stem}{number}-{label}{photo.suffix or '.png'}"
 
 
 def write_photo(path: str | Path, image: Tensor, like: Photo | None = None) -> Path:

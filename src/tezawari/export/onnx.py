@@ -130,6 +130,11 @@ def save_openvino(model: Path, path: Path, half: bool = False) -> None:
     openvino.save_model(openvino.Core().read_model(str(model)), str(path), compress_to_fp16=half)
 
 
+def parse_model(model: bytes) -> Any:
+    """Return the ``onnx.ModelProto`` of a serialised model; raises UserError where ``onnx`` is not installed."""
+    return _optional("onnx").load_model_from_string(model)
+
+
 def _optional(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tezawari.core.errors import UserError
+from tezawari.export.onnx import parse_model
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
@@ -39,11 +39,7 @@ def reduce_precision(model: bytes, precision: Precision) -> bytes:
     Raises:
         UserError: when the package ``onnx`` is not installed.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError("onnx is not installed: pip install 'tezawari[export]'") from error
-    loaded = onnx.load_model_from_string(model)
+    loaded = parse_model(model)
     for noted in (loaded, loaded.graph, *loaded.graph.node, *loaded.graph.initializer):
         noted.ClearField("doc_string")
         noted.ClearField("metadata_props")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tezawari.core.errors import UserError
+from tezawari.export.onnx import parse_model
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -52,11 +52,7 @@ def rewrite_convolutions(model: bytes) -> bytes:
     Raises:
         UserError: when the package ``onnx`` is not installed.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError("onnx is not installed: pip install 'tezawari[export]'") from error
-    loaded = onnx.load_model_from_string(model)
+    loaded = parse_model(model)
     graph = loaded.graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     nodes = [type(node).FromString(node.SerializeToString()) for node in graph.node]

@@ -198,11 +198,8 @@ class DescriptorCache:
         done = len(keys) - len(missing)
         if progress is not None and done:
             progress(done, len(keys))
-        for places in _batches(missing, batch_size):
-            # Another process may have computed them meanwhile, but looking again would cost more than it saves.
-            batch = describe(
-                self.backbone, [images[keys[place]]() for place in places], layers, self.image_size, batch_size
-            )
+        # Another process may have computed them meanwhile, but looking again would cost more than it saves.
+        for places, batch in self._computed(_batches(missing, batch_size), list(images.values()), layers):
             for layer, values in batch.items():
                 found[layer][places] = values
             self._write([keys[place] for place in places], batch)
@@ -210,6 +207,14 @@ class DescriptorCache:
             if progress is not None:
                 progress(done, len(keys))
         return found
+
+    def _computed(
+        self, batches: Iterable[Sequence[int]], images: Sequence[LoadImage], layers: Sequence[str]
+    ) -> Iterator[tuple[Sequence[int], dict[str, np.ndarray]]]:
+        """Yield batches of places among ``images`` with their descriptors, in any order."""
+        for places in batches:
+            pixels = [images[place]() for place in places]
+            yield places, describe(self.backbone, pixels, layers, self.image_size, len(places))
 
     def _known(self, layers: Sequence[str]) -> Sequence[str]:
         for layer in layers:

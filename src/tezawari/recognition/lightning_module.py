@@ -16,7 +16,7 @@ from tezawari.data.labelled_image import LabelledImage
 from tezawari.recognition.classifier import MaterialClassifier
 from tezawari.recognition.package import MATERIAL_FILE, describe, save_classifier
 from tezawari.recognition.pictures import save_taken_for_sheet
-from tezawari.recognition.training import classification_loss, fine_tuning_optimizer
+from tezawari.recognition.training import classification_loss, classifier_optimizer
 
 _SHOWN = 80
 _ONE_LABEL = "take data=textures, data=images_by_class or data=fmd"
@@ -98,7 +98,7 @@ class Material(pl.LightningModule):
         """AdamW whose learning rates rise over the first 5 % of the steps and fall to zero along a cosine."""
         assert self.classifier is not None
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        optimizer, schedule = fine_tuning_optimizer(
+        optimizer, schedule = classifier_optimizer(
             self.classifier,
             steps,
             self.hparams["learning_rate"],

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
-from tezawari.core.checkpoints import list_checkpoints
 from tezawari.core.errors import UserError
-from tezawari.core.published import HEADER, write_published
-from tezawari.core.runs import CHECKPOINTS_FOLDER
+from tezawari.core.published import find_published, read_published, tensors_of, why_unreadable, write_published
 from tezawari.recognition.classifier import MaterialClassifier
 
 MATERIAL_FILE = "material.safetensors"
@@ -60,7 +56,7 @@ def load_classifier(path: Path) -> TrainedClassifier:
     Raises:
         UserError: when there is none, it is damaged, or it is another kind of network.
     """
-    file = _find(path.expanduser())
+    file = find_published(path.expanduser(), MATERIAL_FILE, "material classifier", _COMMAND)
     try:
         header, tensors = (_read_checkpoint if file.suffix == ".ckpt" else _read_safetensors)(file)
         network = MaterialClassifier(header["backbone"], len(header["class_names"]), "replaced", header["layer"])
@@ -71,29 +67,15 @@ def load_classifier(path: Path) -> TrainedClassifier:
     except UserError:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are readers
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be read as a trained classifier: {reason[:160]}") from error
+        raise UserError(f"{file} cannot be read as a trained classifier: {why_unreadable(error)}") from error
     return trained
 
 
-def _find(path: Path) -> Path:
-    if path.is_dir():
-        candidates = [path / MATERIAL_FILE, *list_checkpoints(path / CHECKPOINTS_FOLDER)[:1]]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if found is None:
-            raise UserError(f"{path} is no run with a material classifier: {_COMMAND}")
-        return found
-    if not path.is_file():
-        raise UserError(f"no material classifier at {path}: {_COMMAND}")
-    return path
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with safetensors.safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-        if header.get("kind") != _KIND:
-            raise UserError(f"{path} is not a material classifier: its header says {header.get('kind', 'nothing')}")
-        return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    header, tensors = read_published(path)
+    if header.get("kind") != _KIND:
+        raise UserError(f"{path} is not a material classifier: its header says {header.get('kind', 'nothing')}")
+    return header, tensors
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -101,6 +83,4 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header = checkpoint.get("networks", {}).get(_KIND)
     if header is None:
         raise UserError(f"{path} holds no material classifier")
-    prefix = "classifier."
-    tensors = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return {**header, "meta": checkpoint["hyper_parameters"]}, tensors
+    return {**header, "meta": checkpoint["hyper_parameters"]}, tensors_of(checkpoint, "classifier")

@@ -25,7 +25,7 @@ from tezawari.core.errors import UserError
 from tezawari.core.files import write_atomically
 from tezawari.core.plots import require_matplotlib
 from tezawari.core.progress import progress_lines
-from tezawari.core.runs import current_commit, describe_machine
+from tezawari.core.runs import measured_here
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.data.labelled import LabelledSamples, WholeImages
 from tezawari.data.labelled_image import LabelledImage
@@ -257,10 +257,7 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
         "data": f"{len(report.classes)} classes × {report.images} images, {report.backbone}",
         "backbone": report.backbone,
         "image_size": IMAGE_SIZE,
-        "seed": report.seed,
-        "commit": current_commit(),
-        **describe_machine(),
-        "wall_seconds": round(report.wall_seconds, 1),
+        **measured_here(report.seed, report.wall_seconds),
     }
     files = {
         "splits": write_csv(folder / "splits.csv", splits),

@@ -12,10 +12,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from tezawari.core.progress import Progress
-from tezawari.core.schedule import warm_cosine
+from tezawari.features.trainable import fine_tuning_groups, fine_tuning_optimizer
 from tezawari.recognition.classifier import MaterialClassifier
-
-_WARM = 0.05
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -23,7 +21,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels.argmax(1))
 
 
-def fine_tuning_optimizer(
+def classifier_optimizer(
     network: MaterialClassifier, steps: int, learning_rate: float, head_factor: float, weight_decay: float
 ) -> tuple[AdamW, LambdaLR]:
     """Return AdamW over what trains of a network, and its schedule: a rise over 5 % of the steps, a cosine to zero.
@@ -35,13 +33,8 @@ def fine_tuning_optimizer(
         head_factor: times that for the layer that starts at random.
         weight_decay: of AdamW.
     """
-    trunk = [parameter for parameter in network.trunk.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": trunk, "lr": learning_rate},
-        {"params": network.head_parameters(), "lr": learning_rate * head_factor},
-    ]
-    optimizer = AdamW([group for group in groups if group["params"]], weight_decay=weight_decay)
-    return optimizer, LambdaLR(optimizer, lambda step: warm_cosine(step, steps, _WARM))
+    groups = fine_tuning_groups(network, network.head_parameters(), learning_rate, head_factor, weight_decay)
+    return fine_tuning_optimizer(groups, steps)
 
 
 def fine_tune(
@@ -59,13 +52,13 @@ def fine_tune(
         network: to train, on the device where the batches are.
         batches: at least ``steps`` of ``{image (B, 3, H, W) in [0, 1], labels (B, K)}``, one label an image.
         steps: how many batches are taken.
-        learning_rate, head_factor, weight_decay: :func:`fine_tuning_optimizer`'s.
+        learning_rate, head_factor, weight_decay: :func:`classifier_optimizer`'s.
         progress: called with (steps done, steps).
 
     Raises:
         ValueError: too few batches.
     """
-    optimizer, schedule = fine_tuning_optimizer(network, steps, learning_rate, head_factor, weight_decay)
+    optimizer, schedule = classifier_optimizer(network, steps, learning_rate, head_factor, weight_decay)
     network.train()
     losses: list[float] = []
     for _, batch in zip(range(steps), batches):

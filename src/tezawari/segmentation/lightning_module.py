@@ -13,16 +13,15 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_average_precision
 
 from tezawari.core.errors import UserError
-from tezawari.core.schedule import recipe, warm_cosine
+from tezawari.core.schedule import recipe
 from tezawari.data.labelled import LabelledData
 from tezawari.data.labelled_image import IGNORE_INDEX
+from tezawari.features.trainable import fine_tuning_groups, fine_tuning_optimizer
 from tezawari.segmentation.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
 from tezawari.segmentation.network import Pooling, SaliencyNetwork
 from tezawari.segmentation.package import SALIENCY_FILE, SEGMENTER_FILE, describe, load_trained, save_trained
 from tezawari.segmentation.pictures import save_saliency_sheet, save_segmentation_sheet
 from tezawari.segmentation.segmenter import Segmenter, predict_probabilities
-
-_WARM = 0.05
 
 
 class Saliency(pl.LightningModule):
@@ -92,7 +91,7 @@ class Saliency(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW whose learning rates rise over the first 5 % of the steps and fall to zero along a cosine."""
         assert self.saliency is not None
-        return scheduled(self, parameter_groups(self.saliency, self.hparams["learning_rate"], self.hparams))
+        return scheduled(self, parameter_groups(self.saliency, self.hparams))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the network is, so that the checkpoint can be used by itself."""
@@ -184,7 +183,7 @@ class SegmenterTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW whose learning rates rise over the first 5 % of the steps and fall to zero along a cosine."""
         assert self.segmenter is not None
-        return scheduled(self, parameter_groups(self.segmenter, self.hparams["learning_rate"], self.hparams))
+        return scheduled(self, parameter_groups(self.segmenter, self.hparams))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the network is, so that the checkpoint can be used by itself."""
@@ -264,22 +263,14 @@ def log_average_precision(
     module.log_dict({f"val/ap/{name}": value for name, value in found.items()})
 
 
-def parameter_groups(network: SaliencyNetwork | Segmenter, learning_rate: float, hparams: Any) -> list[dict[str, Any]]:
+def parameter_groups(network: SaliencyNetwork | Segmenter, hparams: Any) -> list[dict[str, Any]]:
     """Return two groups of a network's parameters: those that may be pretrained, and those that learn faster."""
-    head = network.head_parameters()
-    known = {id(parameter) for parameter in head}
-    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
-    decay = hparams["weight_decay"]
-    groups = [
-        {"params": rest, "lr": learning_rate, "weight_decay": decay},
-        {"params": head, "lr": learning_rate * hparams["head_factor"], "weight_decay": decay},
-    ]
-    return [group for group in groups if group["params"]]
+    values = (hparams[name] for name in ("learning_rate", "head_factor", "weight_decay"))
+    return fine_tuning_groups(network, network.head_parameters(), *values)
 
 
 def scheduled(module: pl.LightningModule, groups: Iterable[dict[str, Any]], phases: int = 1) -> Any:
     """Return AdamW over ``groups`` and a learning rate that rises and falls once in each of ``phases`` equal phases."""
-    optimizer = torch.optim.AdamW(list(groups))
     steps = max(1, int(module.trainer.estimated_stepping_batches) // phases)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step % steps, steps, _WARM))
+    optimizer, schedule = fine_tuning_optimizer(groups, steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

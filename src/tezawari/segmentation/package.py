@@ -11,10 +11,15 @@ import safetensors
 import torch
 from torch import Tensor
 
-from tezawari.core.checkpoints import list_checkpoints
 from tezawari.core.errors import UserError
-from tezawari.core.published import HEADER, write_published
-from tezawari.core.runs import CHECKPOINTS_FOLDER
+from tezawari.core.published import (
+    HEADER,
+    find_published,
+    read_published,
+    tensors_of,
+    why_unreadable,
+    write_published,
+)
 from tezawari.segmentation.network import SaliencyNetwork
 from tezawari.segmentation.segmenter import Segmenter
 
@@ -85,8 +90,7 @@ def load_trained(path: Path, kind: Kind) -> TrainedSegmentation:
     except UserError:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are readers
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be read as a trained network: {reason[:160]}") from error
+        raise UserError(f"{file} cannot be read as a trained network: {why_unreadable(error)}") from error
     network.eval().requires_grad_(False)
     return TrainedSegmentation(network, list(header["class_names"]), image_size, dict(header["meta"]))
 
@@ -115,25 +119,15 @@ def _kind_of(path: Path) -> str | None:
 
 
 def _find(path: Path, kind: Kind) -> Path:
-    command = "python train.py model=" + ("saliency" if kind == "saliency" else "stc")
-    if path.is_dir():
-        published = path / (SALIENCY_FILE if kind == "saliency" else SEGMENTER_FILE)
-        candidates = [published, *list_checkpoints(path / CHECKPOINTS_FOLDER)[:1]]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if found is None:
-            raise UserError(f"{path} is no run with a {kind} network: train one with `{command}`")
-        return found
-    if not path.is_file():
-        raise UserError(f"no {kind} network at {path}: train one with `{command}`")
-    return path
+    published, model = (SALIENCY_FILE, "saliency") if kind == "saliency" else (SEGMENTER_FILE, "stc")
+    return find_published(path, published, f"{kind} network", f"train one with `python train.py model={model}`")
 
 
 def _read_safetensors(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with safetensors.safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-        if header.get("kind") != kind:
-            raise UserError(f"{path} is not a {kind} network: its header says {header.get('kind', 'nothing')}")
-        return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    header, tensors = read_published(path)
+    if header.get("kind") != kind:
+        raise UserError(f"{path} is not a {kind} network: its header says {header.get('kind', 'nothing')}")
+    return header, tensors
 
 
 def _read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -141,6 +135,4 @@ def _read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Any], dict[str, 
     header = checkpoint.get("networks", {}).get(kind)
     if header is None:
         raise UserError(f"{path} holds no {kind} network")
-    prefix = f"{kind}."
-    tensors = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return {**header, "meta": checkpoint["hyper_parameters"]}, tensors
+    return {**header, "meta": checkpoint["hyper_parameters"]}, tensors_of(checkpoint, kind)

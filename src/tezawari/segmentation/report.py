@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tezawari.core.runs import current_commit, describe_machine
+from tezawari.core.runs import describe_machine, measured_here
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.data.labelled_image import LabelledImage
 from tezawari.data.sheet import draw_sheet, encode_jpeg
@@ -86,10 +86,7 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
     record = {
         "data": f"{report.images} held-out images, {classes}, {report.backbone}",
         "backbone": report.backbone,
-        "seed": report.seed,
-        "commit": current_commit(),
-        **describe_machine(),
-        "wall_seconds": round(report.wall_seconds, 1),
+        **measured_here(report.seed, report.wall_seconds),
         "checkpoint": report.saliency,
     }
     files = {

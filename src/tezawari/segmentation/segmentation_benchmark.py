@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ from tezawari.segmentation.self_training.stages import ROUNDS_FOLDER
 
 _FIGURED = 10
 _SOURCES = ("true", "predicted", "none")
-_Lines = partial(progress_lines, things="images")
 
 
 def benchmark_segmentation(
@@ -124,7 +122,7 @@ def benchmark_segmentation(
             method,
             seed,
             calibration_images,
-            progress=_Lines(f"calibrating {method}"),
+            progress=progress_lines(f"calibrating {method}", "images"),
         )
         say(f"background of {method}: {backgrounds[method]:g}, chosen on training images and their labels")
     rows = [*bench.saliency(backgrounds)]
@@ -270,7 +268,7 @@ class _Bench:
 
     def _measure(self, make: Any, title: str) -> list[Row]:
         counts: dict[tuple[str, str, bool], Tensor] = {}
-        progress = _Lines(title)
+        progress = progress_lines(title, "images")
 
         def count(task: _Task, refined: bool, probabilities: np.ndarray) -> None:
             mask = mask_of(probabilities, task.classes)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tezawari.core.runs import current_commit, describe_machine
+from tezawari.core.runs import measured_here
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.data.sheet import encode_jpeg, square, to_pil
 from tezawari.style.measures import confusion_matrix
@@ -126,10 +126,7 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
         "styles": len(report.styles),
         "photos_from": report.source,
         "image_size": report.image_size,
-        "seed": report.seed,
-        "commit": current_commit(),
-        **describe_machine(),
-        "wall_seconds": round(report.wall_seconds, 1),
+        **measured_here(report.seed, report.wall_seconds),
     }
     summaries = summarise(report.measurements)
     files = {

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tezawari.core.errors import UserError
-from tezawari.data.photo import Photo, read_photo, write_photo
+from tezawari.core.progress import tile_line
+from tezawari.data.photo import Photo, named_after, read_photo, write_photo
 from tezawari.style.contact_sheet import save_contact_sheet
 from tezawari.style.maps import read_style_map
 from tezawari.style.mixing import ALL, RANDOM, parse_styles
@@ -85,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             photo = read_photo(path)
             for label, style in _conditions(args, stylizer, photo):
-                target = _target(args.output, path, label, args.photos)
-                image = stylizer(photo.image, style, args.keep_color, _report if sys.stderr.isatty() else None)
+                target = named_after(args.output, path, label, args.photos)
+                image = stylizer(photo.image, style, args.keep_color, tile_line if sys.stderr.isatty() else None)
                 print(write_photo(target, image, photo))
         except UserError as error:
             failures += 1
@@ -137,15 +138,3 @@ def _conditions(args: argparse.Namespace, stylizer: Stylizer, photo: Photo) -> l
     if args.normalize:
         style_map = style_map / style_map.sum(0).clamp_min(1e-8)
     return [(f"map-{label}", style_map)]
-
-
-def _target(folder: Path, photo: Path, label: str, photos: list[Path]) -> Path:
-    """Name the picture after its photo and style; photos of one name in several folders are told apart by a number."""
-    same = [other for other in photos if other.stem == photo.stem]
-    number = f"-{same.index(photo) + 1}" if len(same) > 1 else ""
-    return folder / f"{photo.stem}{number}-{label}{photo.suffix or '.png'}"
-
-
-def _report(done: int, count: int) -> None:
-    sys.stderr.write(f"\r  tile {done} of {count}" + ("\n" if done == count else ""))
-    sys.stderr.flush()

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from scipy import ndimage
 from torch import Tensor
 
 from tezawari.core.errors import UserError
 from tezawari.core.progress import progress_lines
 from tezawari.core.training import say
 from tezawari.data.labelled_image import LabelledImage
-from tezawari.data.materials import MATERIALS, material_texture
+from tezawari.data.materials import MATERIALS, bulge_shading, material_texture
 from tezawari.features.backbone import load_backbone
 from tezawari.segmentation.package import TrainedSegmentation, load_trained
 from tezawari.segmentation.pseudo_masks import segment_pixels
@@ -343,10 +342,8 @@ def _paste(name: str, number: int, photo: Tensor, region: Tensor) -> Tensor:
     """Return a texture (3, H, W) of a material, shaded as :func:`~tezawari.data.materials.material_scene` shades."""
     height, width = region.shape
     side = max(height, width)
-    depth = np.clip(ndimage.distance_transform_edt(region.numpy()) / (0.1 * side), 0, 1)
-    bulge = 0.55 + 0.45 * np.sqrt(depth * (2 - depth))
     texture = _texture(name, _PASTED_SEEDS[number % len(_PASTED_SEEDS)], side)[:, :height, :width]
-    return texture * torch.from_numpy(bulge.astype(np.float32))
+    return texture * torch.from_numpy(bulge_shading(region.numpy()).astype(np.float32))
 
 
 # Painting takes a third of a second a texture.

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tezawari.core.runs import current_commit, describe_machine
+from tezawari.core.runs import describe_machine, measured_here
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.data.sheet import draw_sheet, encode_jpeg, square
 from tezawari.segmentation.metrics import bootstrap, iou_per_class, mean_iou
@@ -222,10 +222,7 @@ def summary_of(method: str, report: Report) -> dict[str, Any]:
         "judge": report.judge,
         "trained_with": report.trained_with,
         "checkpoint": report.checkpoint,
-        "seed": report.seed,
-        "commit": current_commit(),
-        **describe_machine(),
-        "wall_seconds": round(report.wall_seconds, 1),
+        **measured_here(report.seed, report.wall_seconds),
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tezawari.core.errors import UserError, did_you_mean
 from tezawari.core.plots import require_matplotlib
 from tezawari.core.progress import progress_lines
-from tezawari.core.runs import current_commit, describe_machine
+from tezawari.core.runs import measured_here
 from tezawari.core.seeding import epoch_order
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.data.content_style import KEPT_SCALE, central_crop
@@ -284,10 +284,7 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
         "judge": report.judge,
         "steps": report.steps,
         "image_size": report.image_size,
-        "seed": report.seed,
-        "commit": current_commit(),
-        **describe_machine(),
-        "wall_seconds": round(report.wall_seconds, 1),
+        **measured_here(report.seed, report.wall_seconds),
     }
     measures = {method: measures_of(report.members, method) for method in report.methods}
     words = len(next(iter(measures.values()))["mean"])

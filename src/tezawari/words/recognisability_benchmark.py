@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from tezawari.core.plots import require_matplotlib
-from tezawari.core.runs import current_commit, describe_machine
+from tezawari.core.runs import measured_here
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.features.descriptors import IMAGE_SIZE
 from tezawari.words.folders_benchmark import CACHE_FOLDER, Folders, find_random, find_words, require_layers
@@ -133,10 +133,7 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
         f"{measures.folds} folds, {report.backbone}",
         "backbone": report.backbone,
         "image_size": IMAGE_SIZE,
-        "seed": report.seed,
-        "commit": current_commit(),
-        **describe_machine(),
-        "wall_seconds": round(report.wall_seconds, 1),
+        **measured_here(report.seed, report.wall_seconds),
     }
     summaries = [*(_summary(report, label) for label in measures.recognised), _entropy_summary(report)]
     columns = list(dict.fromkeys(name for summary in summaries for name in summary))

@@ -20,7 +20,7 @@ from tezawari.collect.rerank import POSITIVES_OF_PASS, rerank
 from tezawari.core.errors import UserError
 from tezawari.core.plots import require_matplotlib
 from tezawari.core.progress import progress_lines
-from tezawari.core.runs import current_commit, describe_machine
+from tezawari.core.runs import measured_here
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.features.descriptors import IMAGE_SIZE
 from tezawari.words.folders_benchmark import CACHE_FOLDER, Folders, find_random, find_words, require_layers
@@ -220,10 +220,7 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
         f"other random negatives, {report.backbone}",
         "backbone": report.backbone,
         "image_size": IMAGE_SIZE,
-        "seed": report.seed,
-        "commit": current_commit(),
-        **describe_machine(),
-        "wall_seconds": round(report.wall_seconds, 1),
+        **measured_here(report.seed, report.wall_seconds),
     }
     files = {
         "searches": write_csv(folder / "searches.csv", searches),

@@ -39,6 +39,7 @@ AGENT = "tezawari-test/0.1 (tests)"
 HERE = Limits(allow_private=True, total_seconds=20, connect_seconds=5)
 WORD = "ごつごつ"
 BACKBONE, LAYER = "efficientnet_lite0", "block1"
+_NO_RAY = "needs Ray: pip install 'tezawari[ray]'"
 # Spellings of one address are as many hosts.
 HOSTS = ("127.0.0.1", "127.1", "0x7f.1", "2130706433")
 
@@ -75,7 +76,7 @@ class ThreadCluster(Cluster):
 @pytest.fixture(scope="module")
 def ray_running() -> Iterator[Any]:
     """Ray on this machine, started once: it takes seconds."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tezawari[ray]'")
+    ray = pytest.importorskip("ray", reason=_NO_RAY)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     yield ray
@@ -413,7 +414,7 @@ def test_a_task_that_kills_every_worker_ends_in_one_line_and_a_bug_keeps_its_nam
 ) -> None:
     monkeypatch.setattr(ray_engine, "_RETRIES", 1)
     # A worker cannot import a test's module.
-    pytest.importorskip("ray").cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    pytest.importorskip("ray", reason=_NO_RAY).cloudpickle.register_pickle_by_value(sys.modules[__name__])
     crew = ray_cluster.crew(Mortal, (), concurrency=1, cores=None)
     assert crew.give(0, "well").result(60) == "well"
     with pytest.raises(ZeroDivisionError):
@@ -462,7 +463,7 @@ def test_the_command_collects_on_a_cluster(
 
 
 def test_no_cluster_at_an_address_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tezawari[ray]'")
+    ray = pytest.importorskip("ray", reason=_NO_RAY)
     if ray.is_initialized():
         ray.shutdown()
     with pytest.raises(UserError, match="no Ray cluster can be used at nonsense"), connected("nonsense"):

@@ -64,8 +64,8 @@ def test_moments_of_each_photo_cannot_be_exported(tmp_path: Path, fusion: str) -
 def test_the_embedded_network_fits_into_a_megabyte_and_hardly_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'tezawari[export]'")
+    pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'tezawari[export]'")
     file = tmp_path / "new" / "style.onnx.gz"
     assert run(parse("embedded", "--to", "onnx", "--precision", "int8", "-o", str(file))) == 0
     assert file.stat().st_size < 1_000_000

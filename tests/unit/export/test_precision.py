@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tezawari.export.precision import STEPS_PER_DEVIATION, Precision, quantize_channels, reduce_precision
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'tezawari[export]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'tezawari[export]'")
 
 _RANDOM = np.random.default_rng(0)
 _KERNEL = _RANDOM.normal(0, 0.1, (48, 32, 3, 3)).astype(np.float32)

@@ -10,8 +10,8 @@ import pytest
 from tezawari.export.precision import reduce_precision
 from tezawari.export.winograd import rewrite_convolutions
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'tezawari[export]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'tezawari[export]'")
 
 
 def model_of(inputs: int, outputs: int, kernel: int = 3, **attributes: Any) -> bytes:

@@ -258,9 +258,7 @@ class SelfTraining(pl.LightningModule):
         networks: list[SaliencyNetwork | Segmenter] = (
             [self.segmenter] if self.hparams["saliency"] else [self.saliency, self.segmenter]
         )
-        groups = [
-            g for network in networks for g in parameter_groups(network, self.hparams["learning_rate"], self.hparams)
-        ]
+        groups = [g for network in networks for g in parameter_groups(network, self.hparams)]
         return scheduled(self, groups, self.hparams["rounds"] + self._first_round_phase)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -37,13 +37,15 @@ export const fileOf = (job, name, download = false) => `/api/jobs/${job}/files/$
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
+export const isOver = (job) => ["done", "failed", "cancelled"].includes(job.state);
+
 // Waits for a job, through restarts of the server; `watch` sees every state, `signal` ends the waiting.
 export async function follow(job, watch = () => {}, signal = undefined) {
   let state = job;
   let pause = 60;
   for (;;) {
     watch(state);
-    if (["done", "failed", "cancelled"].includes(state.state)) break;
+    if (isOver(state)) break;
     await sleep(pause);
     pause = Math.min(pause * 1.4, 900);
     if (signal?.aborted) throw new DOMException("no longer wanted", "AbortError");

@@ -1,10 +1,10 @@
 // Collect: from a word to a set, live; the sets there are; one set as a list with its licences.
 
-import { fileOf, follow, get, post, save } from "./api.js";
+import { fileOf, follow, get, isOver, post, save } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { virtualGrid } from "./grid.js";
 import { t } from "./i18n.js";
-import { cancelButton, isOver, progress } from "./jobs.js";
+import { cancelButton, progress } from "./jobs.js";
 import { covers, licence, listSets, picture, putAway, thumbnailUrl } from "./sets.js";
 import { explain, toast } from "./toast.js";
 

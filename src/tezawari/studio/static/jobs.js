@@ -1,13 +1,11 @@
 // The list of what the studio is working on, behind one button.
 
-import { get, post } from "./api.js";
+import { get, isOver, post } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { t } from "./i18n.js";
 import { explain } from "./toast.js";
 
 const PERIOD = 2500;
-
-export const isOver = (job) => ["done", "failed", "cancelled"].includes(job.state);
 
 export function progress(job) {
   const known = job.state === "running" && job.total > 0;

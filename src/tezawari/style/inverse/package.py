@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from torch import Tensor
 
-from tezawari.core.checkpoints import list_checkpoints, load_checkpoint
+from tezawari.core.checkpoints import load_checkpoint
 from tezawari.core.errors import UserError
-from tezawari.core.published import HEADER, write_published
-from tezawari.core.runs import CHECKPOINTS_FOLDER
+from tezawari.core.published import find_published, read_published, tensors_of, why_unreadable, write_published
 from tezawari.style.inverse.model import build_inverse_network
 from tezawari.style.inverse.transforms import ForwardTransform
 from tezawari.style.network import ConditionalNetwork
@@ -68,38 +65,26 @@ def load_inverse(path: Path) -> LoadedInverse:
     except UserError:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are readers
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be read as a network of model=inverse: {reason[:160]}") from error
+        raise UserError(f"{file} cannot be read as a network of model=inverse: {why_unreadable(error)}") from error
     return LoadedInverse(network.eval().requires_grad_(False), transform, dict(header["meta"]))
 
 
 def find_network(path: Path) -> Path:
     """Return the file of a network: ``path`` itself, or a run's published network or newest checkpoint."""
-    if path.is_dir():
-        candidates = [path / NETWORK_FILE, *list_checkpoints(path / CHECKPOINTS_FOLDER)[:1]]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if found is None:
-            raise UserError(f"{path} is no run with a network: {_TRAIN}")
-        return found
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: {_TRAIN}")
-    return path
+    return find_published(path, NETWORK_FILE, "network", _TRAIN, file_is="checkpoint")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with safetensors.safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-        _require_kind(path, header)
-        return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    header, tensors = read_published(path)
+    _require_kind(path, header)
+    return header, tensors
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     checkpoint = load_checkpoint(path)
     header = checkpoint.get("network", {})
     _require_kind(path, header)
-    prefix = "network."
-    tensors = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return {**header, "meta": dict(checkpoint["hyper_parameters"])}, tensors
+    return {**header, "meta": dict(checkpoint["hyper_parameters"])}, tensors_of(checkpoint, "network")
 
 
 def _require_kind(path: Path, header: dict[str, Any]) -> None:

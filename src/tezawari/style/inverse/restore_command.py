@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from tezawari.core.errors import UserError
-from tezawari.data.photo import read_photo, write_photo
+from tezawari.core.progress import tile_line
+from tezawari.data.photo import named_after, read_photo, write_photo
 from tezawari.style.inverse.restore import Restorer
 from tezawari.style.inverse.transforms import Task
 
@@ -42,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     for path in args.photos:
         try:
             photo = read_photo(path)
-            image = restorer.restore(photo.image, level, _report if sys.stderr.isatty() else None)
-            target = _target(args.output, path, restorer.transform.task, args.photos)
+            image = restorer.restore(photo.image, level, tile_line if sys.stderr.isatty() else None)
+            target = named_after(args.output, path, _LABELS[restorer.transform.task], args.photos)
             print(write_photo(target, image, photo))
         except UserError as error:
             failures += 1
@@ -62,15 +63,3 @@ def _level(args: argparse.Namespace, task: Task) -> float | None:
     known = _OPTION_OF[task]
     value = getattr(args, known) if known else None
     return None if value is None else float(value)
-
-
-def _target(folder: Path, photo: Path, task: Task, photos: list[Path]) -> Path:
-    """Name the picture after its photo and task; photos of one name in several folders are told apart by a number."""
-    same = [other for other in photos if other.stem == photo.stem]
-    number = f"-{same.index(photo) + 1}" if len(same) > 1 else ""
-    return folder / f"{photo.stem}{number}-{_LABELS[task]}{photo.suffix or '.png'}"
-
-
-def _report(done: int, count: int) -> None:
-    sys.stderr.write(f"\r  tile {done} of {count}" + ("\n" if done == count else ""))
-    sys.stderr.flush()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tezawari.core.runs import current_commit, describe_machine
+from tezawari.core.runs import measured_here
 from tezawari.core.tables import markdown_table, write_csv
 from tezawari.data.sheet import draw_sheet, encode_jpeg, square
 
@@ -138,10 +138,7 @@ def write_report(report: Report, folder: Path) -> dict[str, Path]:
         "tuning": f"{report.tune_steps} steps",
         "painting": f"{report.gatys_steps} steps",
         "image_size": report.image_size,
-        "seed": report.seed,
-        "commit": current_commit(),
-        **describe_machine(),
-        "wall_seconds": round(report.wall_seconds, 1),
+        **measured_here(report.seed, report.wall_seconds),
     }
     summaries = summarise(report.measurements)
     files = {
