@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -41,6 +40,8 @@ def _packaged_state() -> dict[str, Tensor]:
         )
     with resources.as_file(found) as path:
         state = read_state_dict(path)
+    import timm  # loads for seconds, and a command that needs no backbone should start at once
+
     with torch.device("meta"):
         names = list(timm.create_model(_TIMM_NAME, pretrained=False).state_dict())
     if len(names) != len(state):
@@ -54,6 +55,8 @@ def classifier(weights: str | None = None) -> Any:
     ``weights`` is None (packaged), ``"random"`` (seeded), or a file with timm's names. Raises :class:`UserError` for a
     missing package or wrong weights.
     """
+    import timm
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = timm.create_model(_TIMM_NAME, pretrained=False)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +16,8 @@ from tezawari.features.weights import RANDOM, load_checked, read_state_dict, war
 
 def _create(name: str) -> Any:
     """Return timm's network without weights, accepting any image size where the architecture can."""
+    import timm  # loads for seconds, and a command that needs no backbone should start at once
+
     base = name.split(".")[0]
     if not timm.is_model(base):
         known = ["efficientnet_lite0", "vgg16", "vgg19", *timm.list_models()]
@@ -63,6 +64,8 @@ def spread_layers(name: str, count: int = 4) -> tuple[str, ...]:
 
 
 def _load_pretrained(network: nn.Module, name: str) -> None:
+    import timm
+
     try:
         config = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # the hub client raises whatever its many layers raise

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, VGG19_Weights, WeightsEnum
 
 from tezawari.core.errors import UserError
-from tezawari.features.frozen_chain import FrozenChain, Step
 from tezawari.features.trunk import REPLACED, Trunk
 from tezawari.features.weights import RANDOM, load_checked, read_state_dict, warn_random
+
+if TYPE_CHECKING:
+    from tezawari.features.frozen_chain import FrozenChain
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -21,7 +22,6 @@ _STD = (0.229, 0.224, 0.225)
 _FAST_TYPES = (torch.float32, torch.bfloat16)
 _CONVS_A_STAGE = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
-_DOWNLOADS: dict[str, WeightsEnum] = {"vgg16": VGG16_Weights.IMAGENET1K_V1, "vgg19": VGG19_Weights.IMAGENET1K_V1}
 
 STYLE_LAYERS = {
     "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
@@ -44,7 +44,9 @@ def _state(name: str, weights: str | None) -> tuple[dict[str, Tensor], str]:
     """Return torchvision's state dict of the features and where it is from."""
     if weights is not None:
         return read_state_dict(weights), weights
-    download = _DOWNLOADS[name]
+    from torchvision.models import get_model_weights  # loads for seconds, and only a download needs it
+
+    download = get_model_weights(name)["IMAGENET1K_V1"]
     try:
         return dict(download.get_state_dict(progress=True, check_hash=True)), download.url
     except (OSError, RuntimeError) as error:
@@ -120,6 +122,8 @@ class VggTrunk(Trunk):
 
     def chain(self, dtype: torch.dtype, depth: int | None = None) -> FrozenChain:
         """Return the fast form of the first ``depth`` convolutions (all), made anew after their weights changed."""
+        from tezawari.features.frozen_chain import FrozenChain, Step  # brings the compiler, which loads for seconds
+
         convs = self.convs()[:depth]
         state = tuple((conv.weight.data_ptr(), conv.weight._version) for conv in convs)
         key = dtype, len(convs)

@@ -36,7 +36,7 @@ def chain_panels(pixels: np.ndarray, mask: Tensor, swapped: np.ndarray, seen: np
     if seen is not None:
         # The legend underneath is left out: panels are of one size.
         veiled = overlay(swapped, seen, ())[: pixels.shape[0], : pixels.shape[1]]
-        panels.append(torch.from_numpy(np.ascontiguousarray(veiled)).permute(2, 0, 1).float() / 255)
+        panels.append(torch.from_numpy(np.array(veiled)).permute(2, 0, 1).float() / 255)
     return panels
 
 
