@@ -34,13 +34,21 @@ def draw_sheet(rows: Sequence[Sequence[Tensor]], columns: Sequence[str]) -> Imag
     height, width = rows[0][0].shape[-2:]
     across, down = width + _GAP, height + _GAP
     sheet = Image.new("RGB", (across * len(columns) + _GAP, down * len(rows) + _GAP + _LABEL_HEIGHT), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for column, name in enumerate(columns):
-        draw.text((_GAP + column * across, 2), name.encode("latin-1", "replace").decode("latin-1"), "black", font)
+    draw = ImageDraw.Draw(sheet)
+    names = [name.encode("latin-1", "replace").decode("latin-1") for name in columns]
+    font = _fitting_font(names, width)
+    for column, name in enumerate(names):
+        draw.text((_GAP + column * across, 2), name, "black", font)
     for row, pictures in enumerate(rows):
         for column, picture in enumerate(pictures):
             sheet.paste(to_pil(picture), (_GAP + column * across, _GAP + _LABEL_HEIGHT + row * down))
     return sheet
+
+
+def _fitting_font(names: Sequence[str], width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the largest font under which no name runs into its neighbour's column; the smallest where none fits."""
+    fonts = [ImageFont.load_default(size) for size in range(12, 7, -1)]
+    return next((font for font in fonts if max(map(font.getlength, names)) <= width), fonts[-1])
 
 
 def encode_jpeg(picture: Image.Image, most_bytes: int) -> bytes:
