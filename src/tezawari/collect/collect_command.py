@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tezawari.collect.contact_sheet import save_contact_sheet
+from tezawari.collect.cooccurrence import with_nouns
 from tezawari.collect.download import fetch_all
 from tezawari.collect.export import safe_name
 from tezawari.collect.found import Reason
@@ -54,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, default=1000, help="the most of a source (default: 1000)")
     parser.add_argument("--keep", metavar="N", type=int, default=50, help="how many best ones to keep (default: 50)")
     parser.add_argument("--language", metavar="L", default="ja", help="of the words, or '' (default: ja)")
+    parser.add_argument(
+        "--with",
+        metavar="NOUN",
+        action="append",
+        dest="nouns",
+        default=[],
+        help="search for 'WORD NOUN' as well, again for more: what is found is WORD's",
+    )
     parser.add_argument("--store", metavar="DIR", type=Path, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}")
     parser.add_argument("--database", metavar="URL", help="where it is another than the store's own SQLite file")
     parser.add_argument("--workers", metavar="N", type=int, default=16, help="images fetched at once (default: 16)")
@@ -117,7 +126,8 @@ def run(args: argparse.Namespace) -> int:
     said = {True: args.accept, False: args.reject, None: args.forget}
     if any(said.values()):
         return _annotate(args, words, said)
-    sources = open_sources(args.source or _DEFAULT_SOURCES)
+    nouns = [check_search(noun, args.language, args.limit) for noun in args.nouns]
+    sources = with_nouns(open_sources(args.source or _DEFAULT_SOURCES), nouns)
     agent = user_agent()
     with _engine(args) as cluster, open_store(args.store, args.database) as store:
         # Before hours of fetching: a backbone, a layer or a folder may be named wrongly.

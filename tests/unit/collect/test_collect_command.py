@@ -119,6 +119,24 @@ def test_an_endpoint_is_searched_once_and_its_images_come_with_their_licences(
         assert {row["licence"] for row in manifest} == {"by 4.0"}
 
 
+def test_a_word_is_searched_beside_nouns_and_all_of_it_is_the_word_s(
+    collect: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = {f"/{place}.jpg": encoded(picture(place)) for place in range(14)}
+    found = {"もこもこ": list(images)[:8], "もこもこ 犬": list(images)[6:]}
+
+    def reply(request: Request) -> Reply:
+        if request.path == "/search":
+            return Reply({"value": [{"contentUrl": f"{server.url}{path}"} for path in found[request.query["q"]]]})
+        if request.path in images:
+            return Reply(images[request.path], headers={"Content-Type": "image/jpeg"})
+        return Reply(status=404)
+
+    with serve(reply) as server:
+        assert collect("もこもこ", "--source", f"{server.url}/search", "--with", "犬", "--allow-private") == 0
+    assert cells(capsys.readouterr().out, "もこもこ")[1:3] == ["14", "14"]
+
+
 def test_a_dead_network_is_one_line_and_what_is_stored_is_ranked(
     tmp_path: Path, collect: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +201,7 @@ def test_odd_words_are_words(tmp_path: Path, collect: Callable[..., int], capsys
         (["ふわふわ", "--source", ".", "--backbone", "efficientnet_lite"], "efficientnet_lite"),
         (["ふわふわ", "--source", ".", "--negatives", "no/such"], "--negatives no/such: there is no such folder"),
         (["ふわふわ", "--source", ".", "--database", "nonsense"], "SQLAlchemy"),
+        (["ふわふわ", "--source", ".", "--with", "犬"], "犬: nouns go with search APIs only"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_searched(
