@@ -36,10 +36,13 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder.mkdir()
     for seed in range(16):
         (folder / f"{seed}.jpg").write_bytes(encoded(picture(1000 + seed)))
+    negatives = tmp_path_factory.mktemp("negatives")  # the package's many crops take minutes on a busy machine
+    for seed in range(30):
+        (negatives / f"{seed}.jpg").write_bytes(encoded(picture(2000 + seed)))
     with open_store(store) as opened:
         collect(opened, WORD, IMAGES)
         rank_by_content(opened, WORD)
-    with running(Settings(store, folder=folder.parent)) as server:
+    with running(Settings(store, folder=folder.parent, negatives=negatives)) as server:
         yield server
 
 

@@ -29,7 +29,7 @@ def until(page: Any, expression: str, seconds: float = 120.0) -> None:
 
 
 SET = word_id(WORD)
-PAGES = ["restyle", "collect", f"collect/{SET}", "annotate", f"annotate/{SET}", "segment"]
+PAGES = ["restyle", "collect", f"collect/{SET}", "annotate", f"annotate/{SET}", "words", "segment"]
 
 
 @pytest.mark.parametrize("width", [360, 1440])

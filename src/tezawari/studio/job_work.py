@@ -27,10 +27,18 @@ KINDS = {
     "restyle": ("tezawari.studio.restyling", "restyle_photo"),
     "styles": ("tezawari.studio.restyling", "show_styles"),
     "segment": ("tezawari.studio.segmenting", "segment_photo"),
+    "swap": ("tezawari.studio.swapping", "swap_photo"),
     "collect": ("tezawari.studio.collecting", "collect_word"),
     "rank": ("tezawari.studio.collecting", "rank_again"),
     "pack": ("tezawari.studio.collecting", "pack_set"),
+    "measure": ("tezawari.studio.measuring", "measure_words"),
 }
+
+BACKBONES = ("efficientnet_lite0", "vgg16", "vgg19")
+"""Networks whose features may rank images: the one that comes with the package, then those that are downloaded once."""
+
+MEASURED = "measured.json"
+"""What the last measurement of words said, in the studio's folder."""
 
 FOLDER_SOURCE = "folder"
 """The name, for browsers, of the folder that the studio was started with."""
@@ -44,7 +52,8 @@ class Settings:
 
     ``checkpoint``: of the style network, None for the one of the package; ``segmenter``: a run or file, or None;
     ``folder``: a folder of images that collecting may search, or None; ``allow_private``: whether collecting may fetch
-    from this machine and the local network.
+    from this machine and the local network; ``negatives``: a folder of random photos that words are ranked and
+    measured against, None for crops of photographs that installed packages carry.
     """
 
     store: Path
@@ -52,6 +61,7 @@ class Settings:
     segmenter: Path | None = None
     folder: Path | None = None
     allow_private: bool = False
+    negatives: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
@@ -57,6 +58,21 @@ class SegmentForm(_Form):
     crf: bool = True
 
 
+class SwapForm(_Form):
+    """A photo one material of which is to be swapped.
+
+    ``source``: the class to change, none for the one that covers most; ``target``: the style that it is to have;
+    ``feather``: softness of the border as a share of the photo's longer side.
+    """
+
+    photo: Id
+    source: str | None = Field(default=None, max_length=256)
+    target: str = Field(max_length=256)
+    feather: float = Field(default=0.003, ge=0, le=0.1)
+    keep_color: bool = False
+    full: bool = False
+
+
 @router.post("/photos", status_code=201, openapi_extra={"requestBody": {"content": {"image/*": {}}}})
 async def add_photo(request: Request, studio: TheStudio) -> dict[str, Any]:
     """Take a photo, which is the whole body of the request."""
@@ -94,9 +110,7 @@ async def add_map(
 def restyle(form: RestyleForm, studio: TheStudio) -> dict[str, Any]:
     """Ask for a photo to be restyled."""
     _photo(studio, form.photo)
-    for name in form.weights:
-        if name not in studio.style_names:
-            raise UserError(f"no style is named {name!r}{did_you_mean(name, studio.style_names)}")
+    _check_styles(studio, form.weights)
     return job_view(studio.jobs.submit("restyle", form.model_dump()))
 
 
@@ -111,14 +125,33 @@ def styles(form: StylesForm, studio: TheStudio) -> dict[str, Any]:
 def segment(form: SegmentForm, studio: TheStudio) -> dict[str, Any]:
     """Ask for a photo to be segmented."""
     _photo(studio, form.photo)
+    _check_segmenter(studio, form.labels, form.methods)
+    request = {**form.model_dump(), "methods": list(dict.fromkeys(form.methods))}
+    return job_view(studio.jobs.submit("segment", request))
+
+
+@router.post("/swap", status_code=202)
+def swap(form: SwapForm, studio: TheStudio) -> dict[str, Any]:
+    """Ask for one material of a photo to be swapped for a style."""
+    _photo(studio, form.photo)
+    _check_segmenter(studio, [] if form.source is None else [form.source])
+    _check_styles(studio, [form.target])
+    return job_view(studio.jobs.submit("swap", form.model_dump()))
+
+
+def _check_styles(studio: Studio, asked: Iterable[str]) -> None:
+    for name in asked:
+        if name not in studio.style_names:
+            raise UserError(f"no style is named {name!r}{did_you_mean(name, studio.style_names)}")
+
+
+def _check_segmenter(studio: Studio, labels: Iterable[str], methods: Iterable[str] = ()) -> None:
     if not studio.class_names:
         raise UserError("the studio was started without a segmenter: tezawari studio --segmenter RUN")
-    for asked, known in ((form.labels, studio.class_names), (form.methods, studio.methods)):
+    for asked, known in ((labels, studio.class_names), (methods, studio.methods)):
         for name in asked:
             if name not in known:
                 raise UserError(f"the network knows no {name!r}{did_you_mean(name, known)}")
-    request = {**form.model_dump(), "methods": list(dict.fromkeys(form.methods))}
-    return job_view(studio.jobs.submit("segment", request))
 
 
 def _photo(studio: Studio, identity: str) -> StoredPhoto:

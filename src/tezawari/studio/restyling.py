@@ -34,7 +34,7 @@ def restyle_photo(bench: Bench, request: dict[str, Any], folder: Path, report: R
         photo = read_photo(stored.path)
     else:
         photo = Photo(load_rgb(stored.path, max_side=_PREVIEW_SIDE).float() / 255, format="JPEG")
-    stylizer = _stylizer(bench.settings.checkpoint)
+    stylizer = load_stylizer(bench.settings.checkpoint)
     mix = torch.tensor([request["weights"].get(name, 0.0) for name in stylizer.style_names], dtype=torch.float32)
     labels = bench.uploads.map_labels(request["map"], stored) if request["map"] else None
     if request["map"] and labels is None:
@@ -49,7 +49,7 @@ def show_styles(bench: Bench, request: dict[str, Any], folder: Path, report: Rep
     image = load_rgb(bench.photo(request["photo"]).preview, max_short_side=_STYLE_SIDE).float() / 255
     top, left = ((side - _STYLE_SIDE) // 2 for side in image.shape[-2:])
     tile = image[:, max(0, top) : max(0, top) + _STYLE_SIDE, max(0, left) : max(0, left) + _STYLE_SIDE]
-    stylizer = _stylizer(bench.settings.checkpoint)
+    stylizer = load_stylizer(bench.settings.checkpoint)
     names = stylizer.style_names
     files = []
     for number, name in enumerate(names):
@@ -119,5 +119,6 @@ def _pixels(image: Tensor) -> np.ndarray:
 
 
 @functools.cache
-def _stylizer(checkpoint: Path | None) -> Stylizer:
+def load_stylizer(checkpoint: Path | None) -> Stylizer:
+    """Read a style network once; None is the one of the package. Raises what :meth:`Stylizer.load` does."""
     return Stylizer.load(checkpoint)

@@ -28,9 +28,7 @@ def segment_photo(bench: Bench, request: dict[str, Any], folder: Path, report: R
     stored = bench.photo(request["photo"])
     pixels = np.ascontiguousarray(load_rgb(stored.path, max_side=_SIDE).permute(1, 2, 0).numpy())
     crf = CrfParameters() if request["crf"] else None
-    if bench.settings.segmenter is None:
-        raise UserError("the studio was started without a segmenter: tezawari studio --segmenter RUN")
-    segmenter = _segmenter(bench.settings.segmenter)
+    segmenter = segmenter_of(bench)
     names = segmenter.trained.class_names
     answers = []
     for number, method in enumerate(methods):
@@ -60,6 +58,13 @@ def segment_photo(bench: Bench, request: dict[str, Any], folder: Path, report: R
     return {"files": files, "answers": answers}
 
 
+def segmenter_of(bench: Bench) -> PhotoSegmenter:
+    """Return the segmenter that the studio was started with, read once; raises UserError where there is none."""
+    if bench.settings.segmenter is None:
+        raise UserError("the studio was started without a segmenter: tezawari studio --segmenter RUN")
+    return _load_segmenter(bench.settings.segmenter)
+
+
 @functools.cache
-def _segmenter(checkpoint: Path) -> PhotoSegmenter:
+def _load_segmenter(checkpoint: Path) -> PhotoSegmenter:
     return PhotoSegmenter.load(checkpoint)

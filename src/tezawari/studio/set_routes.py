@@ -14,6 +14,7 @@ from tezawari.collect.sources.source import check_search
 from tezawari.collect.store import StoredImage
 from tezawari.core.errors import UserError, did_you_mean
 from tezawari.studio.job_routes import job_view
+from tezawari.studio.job_work import BACKBONES
 from tezawari.studio.judgements import Change, agreements
 from tezawari.studio.state import Studio, studio_of, word_id
 from tezawari.studio.thumbnails import make_thumbnail
@@ -51,12 +52,17 @@ class _Form(BaseModel):
 
 
 class CollectForm(_Form):
-    """A word to collect, where, how many results of each source, and by which layer to rank (None: the usual one)."""
+    """A word to collect, where, how many results of each search, and by which layer to rank (None: the usual one).
+
+    Each source is also searched for the word with each of the nouns.
+    """
 
     word: str = Field(min_length=1, max_length=200)
     sources: list[str] = Field(min_length=1, max_length=8)
     limit: int = Field(default=200, ge=1, le=MOST_IMAGES)
     language: str = Field(default="ja", max_length=8)
+    nouns: list[Annotated[str, Field(max_length=60)]] = Field(default=[], max_length=8)
+    backbone: str = Field(default=BACKBONES[0], max_length=40)
     layer: str | None = Field(default=None, max_length=40)
 
 
@@ -80,8 +86,9 @@ class UndoForm(_Form):
 
 
 class RankForm(_Form):
-    """By which layer to rank again (null: the usual one)."""
+    """By which network and layer to rank again (both null: as it was ranked last; one of them: the usual one)."""
 
+    backbone: str | None = Field(default=None, max_length=40)
     layer: str | None = Field(default=None, max_length=40)
 
 
@@ -111,21 +118,24 @@ def collect(form: CollectForm, studio: TheStudio) -> dict[str, Any]:
         unready = studio.sources[name]
         if unready is not None:
             raise UserError(unready)
-    _check_layer(form.layer)
+    nouns = [check_search(noun, form.language, form.limit) for noun in form.nouns]
+    for noun in nouns:
+        check_search(f"{word} {noun}", form.language, form.limit)
+    _check_features(form.backbone, form.layer)
     studio.hide(word, False)
-    request = {**form.model_dump(), "word": word, "sources": list(dict.fromkeys(form.sources))}
+    unique = {"sources": list(dict.fromkeys(form.sources)), "nouns": list(dict.fromkeys(nouns))}
+    request = {**form.model_dump(), "word": word, **unique}
     return {**job_view(studio.jobs.submit("collect", request)), "set": word_id(word)}
 
 
 @router.get("/layers")
-def show_layers() -> dict[str, Any]:
-    """Show the layers that images can be ranked by, and the usual one."""
+def show_layers(backbone: Annotated[str, Query(max_length=40)] = BACKBONES[0]) -> dict[str, Any]:
+    """Show the networks that images can be ranked by, the layers of one of them, and its usual one."""
+    _check_features(backbone, None)
     # Here: they load for seconds, and most people never ask.
     from tezawari.collect.rerank_store import default_layer
-    from tezawari.features.backbone import available_layers
-    from tezawari.studio.collecting import BACKBONE
 
-    return {"layers": list(available_layers(BACKBONE)), "usual": default_layer(BACKBONE)}
+    return {"backbones": BACKBONES, "layers": _layers(backbone), "usual": default_layer(backbone)}
 
 
 @router.get("/{set_id}")
@@ -167,8 +177,8 @@ def hide_set(set_id: SetId, form: HideForm, studio: TheStudio) -> dict[str, Any]
 def rank_set(set_id: SetId, form: RankForm, studio: TheStudio) -> dict[str, Any]:
     """Ask for a set to be ranked again, by what was said of its images."""
     word = studio.word(set_id)
-    _check_layer(form.layer)
-    return job_view(studio.jobs.submit("rank", {"word": word, "layer": form.layer}))
+    _check_features(form.backbone or BACKBONES[0], form.layer)
+    return job_view(studio.jobs.submit("rank", {"word": word, **form.model_dump()}))
 
 
 @router.post("/{set_id}/pack", status_code=202)
@@ -234,9 +244,17 @@ def _changed(studio: Studio, word: str, changes: list[Change]) -> dict[str, Any]
     return {"changes": [asdict(change) for change in changes]}
 
 
-def _check_layer(layer: str | None) -> None:
-    if layer is not None and layer not in show_layers()["layers"]:
-        raise UserError(f"there is no layer {layer!r}{did_you_mean(layer, show_layers()['layers'])}")
+def _check_features(backbone: str, layer: str | None) -> None:
+    if backbone not in BACKBONES:
+        raise UserError(f"images are ranked by no network {backbone!r}{did_you_mean(backbone, BACKBONES)}")
+    if layer is not None and layer not in _layers(backbone):
+        raise UserError(f"{backbone} has no layer {layer!r}{did_you_mean(layer, _layers(backbone))}")
+
+
+def _layers(backbone: str) -> tuple[str, ...]:
+    from tezawari.features.backbone import available_layers
+
+    return available_layers(backbone)
 
 
 def _image(studio: Studio, set_id: str, image: str) -> StoredImage:

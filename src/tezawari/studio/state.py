@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 # Pictures are waited for by somebody who looks at the page, so they never wait behind an hour of collecting.
 LANES = {
-    "pictures": Lane(("restyle", "styles", "segment"), ready=True),
-    "sets": Lane(("collect", "rank", "pack"), niceness=5),
+    "pictures": Lane(("restyle", "styles", "segment", "swap"), ready=True),
+    "sets": Lane(("collect", "rank", "pack", "measure"), niceness=5),
 }
 _MOST_JOBS = 12
 _MIRROR_SECONDS = 2.0

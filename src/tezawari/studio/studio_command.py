@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--segmenter", metavar="RUN", type=Path, help="the run or file of a network for Segment")
     parser.add_argument("--folder", metavar="DIR", type=Path, help="of images, that Collect may search as well")
     parser.add_argument(
+        "--negatives", metavar="DIR", type=Path, help="of random photos, that words are ranked and measured against"
+    )
+    parser.add_argument(
         "--allow-private", action="store_true", help="let Collect fetch from this machine and the local network too"
     )
 
@@ -79,6 +82,7 @@ def _serve(args: argparse.Namespace, token: str | None, listener: socket.socket)
         segmenter=args.segmenter,
         folder=None if args.folder is None else args.folder.expanduser().resolve(),
         allow_private=args.allow_private,
+        negatives=None if args.negatives is None else args.negatives.expanduser().resolve(),
     )
     with alone(settings.store):
         config = uvicorn.Config(

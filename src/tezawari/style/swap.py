@@ -260,12 +260,10 @@ def find_source(mask: np.ndarray, class_names: Sequence[str], source: str) -> Te
         UserError: for a class that is not known, or is not in the mask: the message says what is.
     """
     if source not in class_names:
-        raise UserError(f"--from {source}: the segmenter knows no such material{did_you_mean(source, class_names)}")
+        raise UserError(f"the segmenter knows no material {source}{did_you_mean(source, class_names)}")
     region = region_of(mask, 1 + class_names.index(source))
     if not region.any():
         shares = np.bincount(mask.ravel(), minlength=1 + len(class_names))[1:] / mask.size
         there = [f"{class_names[place]} {shares[place]:.0%}" for place in np.argsort(-shares) if shares[place] > 0]
-        raise UserError(
-            f"--from {source}: there is none in the photo; found there: {', '.join(there) or 'no material at all'}"
-        )
+        raise UserError(f"there is no {source} in the photo; found there: {', '.join(there) or 'no material at all'}")
     return region

@@ -143,9 +143,9 @@ def _rank(args: argparse.Namespace, store: Store, out: Path, cache: Path) -> lis
     negatives = negatives_of_folder(args.negatives)
     images = _choose(args, store, args.words)
     own = {sha256 for of_word in images.values() for image in of_word for sha256 in (image.sha256, *image.duplicates)}
-    random = [_picture(sha256, load) for sha256, load in negatives.images.items() if sha256 not in own]
+    random = [square_picture(sha256, load) for sha256, load in negatives.images.items() if sha256 not in own]
     require_random(args.keep, len(random), args.folds)
-    pictures = _pictures(images)
+    pictures = stored_pictures(images)
     features = layer_features(pictures, random, args.backbone, args.weights, named, cache)
     if args.fisher:
         features[FISHER] = fisher_features(pictures, random, args.fisher, _FISHER_STEP, args.seed, cache)
@@ -176,7 +176,7 @@ def _tell_apart(args: argparse.Namespace, store: Store, out: Path, cache: Path) 
     queries = [Combination(args.noun, word, 0, 0.0).query for word in combined]
     chosen = _choose(args, store, queries, apart=True)
     images = dict(zip(combined, chosen.values()))
-    pictures = _pictures(images)
+    pictures = stored_pictures(images)
     features = layer_features(pictures, [], args.backbone, args.weights, {label: named[label]}, cache)[label]
     seeds = range(args.seed, args.seed + args.repeats)
     progress = progress_lines("telling words apart", "words")
@@ -212,7 +212,7 @@ def _choose(
         raise UserError(f"the store {args.store} lacks {', '.join(map(shown, missing))}: {_more(args, missing)}")
     images = {word: store.best_images(word) for word in words or known}
     if apart:
-        images = _of_one_word(images)
+        images = of_one_word(images)
     few = [word for word, of_word in images.items() if len(of_word) < args.keep]
     if words and few:
         counts = ", ".join(f"{shown(word)} has {len(images[word])}" for word in few)
@@ -227,7 +227,7 @@ def _choose(
     return measured
 
 
-def _of_one_word(images: Mapping[str, Sequence[StoredImage]]) -> dict[str, list[StoredImage]]:
+def of_one_word(images: Mapping[str, Sequence[StoredImage]]) -> dict[str, list[StoredImage]]:
     """Leave out what is, or nearly duplicates, another word's: it would be learnt as one and tested as the other."""
     every = [image for of_word in images.values() for image in of_word]
     first = near_duplicates([image.perceptual_hash for image in every])
@@ -249,14 +249,16 @@ def _more(args: argparse.Namespace, words: Sequence[str]) -> str:
     return " ".join(part if re.fullmatch(r"[\w@%+=:,./-]+", part) else shlex.quote(part) for part in command)
 
 
-def _pictures(images: Mapping[str, Sequence[StoredImage]]) -> dict[str, list[Picture]]:
+def stored_pictures(images: Mapping[str, Sequence[StoredImage]]) -> dict[str, list[Picture]]:
+    """Return each word's stored images as :func:`square_picture` takes them, not read before they are needed."""
     return {
-        word: [_picture(image.sha256, partial(load_pixels, image.path, 2 * IMAGE_SIZE)) for image in of_word]
+        word: [square_picture(image.sha256, partial(load_pixels, image.path, 2 * IMAGE_SIZE)) for image in of_word]
         for word, of_word in images.items()
     }
 
 
-def _picture(sha256: str, load: LoadImage) -> Picture:
+def square_picture(sha256: str, load: LoadImage) -> Picture:
+    """Return the central square of an image, loaded when it is needed."""
     # Named apart from the whole image, which the ranking describes.
     return Picture(hashlib.sha256(f"central square {sha256}".encode()).hexdigest(), partial(_square, load))
 

@@ -173,7 +173,7 @@ def test_a_source_that_is_not_there_is_answered_with_what_is(
     missing = next(name for name in NAMES if name not in seen)
     assert swap("flat.png", "--from", missing, "--to", "wood", segmenter=True) == 2
     error = capsys.readouterr().err
-    assert f"--from {missing}: there is none in the photo; found there: " in error
+    assert f"there is no {missing} in the photo; found there: " in error
     assert all(name in error.partition("found there")[2] for name in seen)
     assert swap("flat.png", "--from", "woood", "--to", "wood", segmenter=True) == 2
     assert "did you mean wood" in capsys.readouterr().err

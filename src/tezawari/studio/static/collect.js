@@ -10,7 +10,9 @@ import { explain, toast } from "./toast.js";
 
 const sourceName = (image) => t(`source.${image.source}`, {}, image.source);
 
-const kept = { word: "", sources: null, limit: 200, layer: "", language: "ja" };
+const kept = { word: "", nouns: "", sources: null, limit: 200, backbone: "", layer: "", language: "ja" };
+
+const nounsOf = (text) => [...new Set(text.split(/[\s,、，・]+/).filter(Boolean))];
 
 export function mount(main, studio, [id]) {
   if (id) return showSet(main, id);
@@ -22,11 +24,22 @@ export function mount(main, studio, [id]) {
   const word = h("input", { type: "text", id: "word", required: true, maxlength: "200", value: kept.word, placeholder: "ふわふわ", autocomplete: "off", oninput: () => { kept.word = word.value; } });
   const limit = h("input", { type: "number", id: "limit", min: "1", max: String(studio.most_images), value: String(kept.limit), required: true, onchange: () => { kept.limit = Number(limit.value); } });
   const language = h("select", { id: "language", onchange: () => { kept.language = language.value; } }, ["ja", "en", ""].map((code) => h("option", { value: code, selected: code === kept.language }, code ? t(`language.${code}`) : t("language.none"))));
-  const layer = h("select", { id: "layer", onchange: () => { kept.layer = layer.value; } }, h("option", { value: "" }, t("collect.layer.usual")));
+  const nouns = h("input", { type: "text", id: "nouns", maxlength: "300", value: kept.nouns, placeholder: "犬 髪", autocomplete: "off", "aria-describedby": "nouns-how", oninput: () => { kept.nouns = nouns.value; } });
+  const backbone = h("select", { id: "backbone", onchange: () => { Object.assign(kept, { backbone: backbone.value, layer: "" }); fillLayers(); } });
+  const layer = h("select", { id: "layer", onchange: () => { kept.layer = layer.value; } });
+  // The server loads for seconds before it can say which layers there are, and most people never ask.
   const fillLayers = async () => {
-    if (layer.options.length > 1) return;
-    const { layers, usual } = await get("/api/sets/layers").catch(() => ({ layers: [], usual: "" }));
-    if (layer.options.length === 1) layer.append(...layers.map((name) => h("option", { value: name, selected: name === kept.layer }, name === usual ? `${name} ·` : name)));
+    const chosen = kept.backbone;
+    replace(layer, h("option", { value: "" }, t("collect.layer.usual")));
+    try {
+      const { backbones, layers, usual } = await get(`/api/sets/layers${chosen ? `?backbone=${chosen}` : ""}`);
+      if (chosen !== kept.backbone) return;
+      kept.backbone ||= backbones[0];
+      replace(backbone, backbones.map((name, place) => h("option", { value: name, selected: name === kept.backbone }, place ? t("collect.backbone.download", { name }) : name)));
+      layer.append(...layers.map((name) => h("option", { value: name, selected: name === kept.layer }, name === usual ? `${name} ·` : name)));
+    } catch (error) {
+      explain(error);
+    }
   };
   const source = ({ name, unready }) => {
     const box = h("input", { type: "checkbox", checked: kept.sources.includes(name), disabled: unready !== null, onchange: () => { kept.sources = box.checked ? [...kept.sources, name] : kept.sources.filter((each) => each !== name); } });
@@ -40,7 +53,7 @@ export function mount(main, studio, [id]) {
       return;
     }
     try {
-      const job = await post("/api/sets", { word: kept.word, sources: kept.sources, limit: kept.limit, language: kept.language, layer: kept.layer || null });
+      const job = await post("/api/sets", { word: kept.word, nouns: nounsOf(kept.nouns), sources: kept.sources, limit: kept.limit, language: kept.language, ...(kept.backbone && { backbone: kept.backbone }), layer: kept.layer || null });
       word.select();
       watch(job);
     } catch (error) {
@@ -109,9 +122,12 @@ export function mount(main, studio, [id]) {
         h("p", { class: "soft" }, t("collect.lead")),
         h("label", { for: "word" }, t("collect.word")),
         word,
+        h("label", { for: "nouns" }, t("collect.nouns")),
+        nouns,
+        h("p", { class: "soft", id: "nouns-how" }, t("collect.nouns.how")),
         h("fieldset", {}, h("legend", {}, t("collect.sources")), h("div", { class: "chips" }, studio.sources.map(source))),
         h("div", { class: "fields" }, h("div", {}, h("label", { for: "limit" }, t("collect.limit")), limit), h("div", {}, h("label", { for: "language" }, t("collect.language")), language)),
-        h("details", { open: Boolean(kept.layer), ontoggle: fillLayers }, h("summary", {}, t("collect.more")), h("label", { for: "layer" }, t("collect.layer")), layer),
+        h("details", { open: Boolean(kept.backbone), ontoggle: (event) => event.currentTarget.open && fillLayers() }, h("summary", {}, t("collect.more")), h("label", { for: "backbone" }, t("collect.backbone")), backbone, h("label", { for: "layer" }, t("collect.layer")), layer),
         h("button", { class: "primary" }, t("collect.start")),
       ),
       h("section", { class: "sets", "aria-label": t("sets") }, live, list),

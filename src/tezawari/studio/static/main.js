@@ -10,8 +10,9 @@ import * as annotate from "./annotate.js";
 import * as collect from "./collect.js";
 import * as restyle from "./restyle.js";
 import * as segment from "./segment.js";
+import * as words from "./words.js";
 
-const PAGES = { restyle, collect, annotate, segment };
+const PAGES = { restyle, collect, annotate, words, segment };
 
 const app = document.getElementById("app");
 let leave = () => {};
@@ -122,7 +123,7 @@ addEventListener("hashchange", () => studio && show());
 addEventListener("keydown", (event) => {
   if (isTyping(event) || event.ctrlKey) return;
   if (event.key === "?" && !document.querySelector("dialog[open]")) showHelp(address().page);
-  const place = ["F2", "F3", "F4", "F6"].indexOf(event.key);
+  const place = ["F2", "F3", "F4", "F6", "F8"].indexOf(event.key);
   if (place >= 0 && event.shiftKey) location.hash = `#/${Object.keys(PAGES)[place]}`;
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => settings.theme === "auto" && studio && show());

@@ -74,6 +74,14 @@ export function paintLayer(width, height, colors) {
     get labels() { return labels; },
     isEmpty: () => labels.every((label) => label === 0),
     fill(label) { remember(); labels.fill(label); draw(); layer.changed(); },
+    // Paints where `mask` has a value. On a layer without paint the rest becomes `rest`: a region is meant to stand alone.
+    paint(mask, value, label, rest) {
+      remember();
+      const around = layer.isEmpty() ? rest : null;
+      labels = labels.map((old, at) => (mask[at] === value ? label : around ?? old));
+      draw();
+      layer.changed();
+    },
     undo() {
       const before = history.pop();
       if (!before) return;

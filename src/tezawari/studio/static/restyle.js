@@ -4,18 +4,51 @@ import { fileOf, follow, post, save, send } from "./api.js";
 import { compare } from "./compare.js";
 import { debounce, h, icon, isTyping, replace } from "./dom.js";
 import { styleName, t } from "./i18n.js";
+import { progress } from "./jobs.js";
+import { readMask } from "./masks.js";
 import { paintLayer } from "./paint.js";
 import { photoIntake, photoUrl } from "./photo.js";
-import { explain } from "./toast.js";
+import { mountSwap } from "./swap.js";
+import { explain, toast } from "./toast.js";
 
 // Told apart by hue first, by lightness for those who see few hues.
 const COLORS = [[47, 111, 176], [214, 96, 48], [62, 142, 92], [168, 72, 140], [208, 168, 40], [96, 84, 176], [40, 156, 164], [180, 56, 64]];
 const KEEP_COLOR = [250, 246, 236];
 
-// Kept while other pages are shown.
-const kept = { photo: null, thumbnails: null, weights: {}, layer: null, keepColor: false, soft: 0.01, brush: null };
+// Kept while other pages are shown. `parts`: what was found in the photo, the classes and their mask.
+const kept = { photo: null, thumbnails: null, weights: {}, layer: null, parts: null, keepColor: false, soft: 0.01, brush: null };
 
-export function mount(main, studio) {
+// What another page wants to be restyled, until this one is shown.
+let arriving = null;
+
+// Of a photo a class of a mask alone: `answer` has the mask's address and the shares of the classes in it.
+export function restylePart(photo, answer, name) {
+  arriving = { photo, answer, name };
+}
+
+let switched = false;
+
+function modes(current) {
+  const link = (name, place) => h("a", { href: place, "aria-current": name === current ? "page" : null, onclick: () => { switched = true; } }, t(`modes.${name}`));
+  const nav = h("nav", { class: "segmented modes", "aria-label": t("modes") }, link("mix", "#/restyle"), link("swap", "#/restyle/swap"));
+  // The frame is made anew with each address, and whoever came by the keyboard goes on from here.
+  if (switched) setTimeout(() => nav.querySelector("[aria-current]")?.focus({ preventScroll: true }));
+  switched = false;
+  return nav;
+}
+
+export function mount(main, studio, rest) {
+  const adopt = (photo) => {
+    Object.assign(kept, { photo, thumbnails: null, layer: null, parts: null, brush: null });
+    chooseOne();
+  };
+  const chooseOne = () => {
+    if (Object.values(kept.weights).some((weight) => weight > 0)) return false;
+    kept.weights = { [studio.styles.at(-3) ?? studio.styles[0]]: 1 };
+    return true;
+  };
+  if (rest[0] === "swap") return mountSwap(main, studio, modes("swap"), kept.photo, kept.thumbnails, adopt);
+  const nav = modes("mix");
   const stage = h("section", { class: "stage", "aria-label": t("page.restyle") });
   const controls = h("section", { class: "controls", "aria-label": t("styles") });
   replace(main, stage, controls);
@@ -23,6 +56,10 @@ export function mount(main, studio) {
   let view = null;
   let asked = 0;
   let running = false;
+  let shrinking = null;
+  const parts = h("fieldset", { class: "parts" });
+  const finding = h("div", { class: "jobline" });
+  const said = h("p", { class: "soft", role: "status" });
   const colorOf = (place) => COLORS[place % COLORS.length];
   const status = h("p", { class: "status soft", role: "status" });
 
@@ -59,6 +96,7 @@ export function mount(main, studio) {
     } finally {
       running = false;
       stage.classList.remove("working");
+      if (!kept.thumbnails && !ending.signal.aborted) thumbnails();
     }
   }
   const soon = debounce(() => (wanted() ? preview() : view.hide()), 120);
@@ -80,6 +118,8 @@ export function mount(main, studio) {
 
   async function thumbnails() {
     const photo = kept.photo;
+    if (shrinking === photo) return;
+    shrinking = photo;
     try {
       const job = await follow(await post("/api/styles", { photo: photo.id }), () => {}, ending.signal);
       if (job.state !== "done" || photo !== kept.photo) return;
@@ -94,10 +134,74 @@ export function mount(main, studio) {
   }
 
   function take(photo) {
-    Object.assign(kept, { photo, thumbnails: null, layer: null, brush: null });
-    if (!Object.values(kept.weights).some((weight) => weight > 0)) kept.weights = { [studio.styles.at(-3) ?? studio.styles[0]]: 1 };
+    adopt(photo);
     build();
-    preview().then(thumbnails);
+    preview();
+  }
+
+  async function takeParts(mask, classes) {
+    const { photo, layer } = kept;
+    const labels = await readMask(mask, layer.width, layer.height);
+    if (photo !== kept.photo) return;
+    kept.parts = { labels, classes: classes.filter(({ share }) => share > 0) };
+    showParts();
+  }
+
+  async function findParts(button) {
+    const { photo } = kept;
+    button.disabled = true;
+    try {
+      const wish = { photo: photo.id, labels: [], methods: [studio.methods.at(-1)], crf: true };
+      const job = await follow(await post("/api/segment", wish), (state) => replace(finding, progress(state)), ending.signal);
+      const [answer] = job.result?.answers ?? [];
+      if (answer && photo === kept.photo) await takeParts(fileOf(job.id, answer.mask), answer.classes);
+    } catch (error) {
+      explain(error);
+    } finally {
+      replace(finding);
+      button.disabled = false;
+    }
+  }
+
+  // The brush in hand fills a part as it would a stroke; without one the part gets what the sliders say.
+  function fillPart(name) {
+    const value = 1 + studio.classes.indexOf(name);
+    if (!kept.parts.labels.includes(value)) {
+      toast(t("parts.small"), null, "error");
+      return;
+    }
+    if (kept.brush === null && chooseOne()) build();
+    const label = kept.brush ?? 0;
+    kept.layer.paint(kept.parts.labels, value, label, label === studio.keep_paint ? 0 : studio.keep_paint);
+    said.textContent = t(label === 0 ? "parts.mixed" : "parts.painted", { name });
+    parts.querySelector(`[data-part="${value}"]`).focus({ preventScroll: true });
+  }
+
+  async function begin({ photo, answer, name }) {
+    if (photo.id !== kept.photo?.id) adopt(photo);
+    build();
+    scrollTo({ top: 0 });
+    try {
+      await takeParts(answer.mask, answer.classes);
+      fillPart(name);
+    } catch (error) {
+      explain(error);
+    }
+  }
+
+  function showParts() {
+    const chips = kept.parts?.classes.map(({ name, share }) => h("button", { class: "chip", "data-part": 1 + studio.classes.indexOf(name), onclick: () => fillPart(name) }, name, h("small", {}, `${Math.round(share * 100)} %`)));
+    replace(
+      parts,
+      h("legend", {}, t("parts")),
+      !chips && h("p", { class: "soft" }, t("parts.how")),
+      !chips && h("div", {}, h("button", { class: "button", onclick: (event) => findParts(event.currentTarget) }, icon("segment"), t("parts.find"))),
+      chips?.length === 0 && h("p", { class: "soft" }, t("segment.nothing")),
+      chips && h("div", { class: "chips" }, chips),
+      finding,
+      said,
+      chips?.length > 0 && h("div", { class: "row tight" }, h("button", { class: "text", onclick: () => kept.layer.undo() }, icon("undo"), t("undo")), h("button", { class: "text", onclick: () => kept.layer.fill(0) }, t("parts.whole"))),
+    );
   }
 
   function choose(label) {
@@ -144,7 +248,7 @@ export function mount(main, studio) {
   function build() {
     if (!kept.photo) {
       replace(stage, photoIntake(stage, take));
-      replace(controls, h("h1", {}, t("restyle.title")), h("p", { class: "lead" }, t("restyle.lead")), h("ul", { class: "plain soft" }, studio.styles.map((name, place) => h("li", {}, h("span", { class: "dot", vars: { "--paint": `rgb(${colorOf(place)})` } }), styleName(name)))));
+      replace(controls, nav, h("h1", {}, t("restyle.title")), h("p", { class: "lead" }, t("restyle.lead")), h("ul", { class: "plain soft" }, studio.styles.map((name, place) => h("li", {}, h("span", { class: "dot", vars: { "--paint": `rgb(${colorOf(place)})` } }), styleName(name)))));
       return;
     }
     const { photo } = kept;
@@ -155,7 +259,11 @@ export function mount(main, studio) {
     const colors = { [studio.keep_paint]: KEEP_COLOR };
     studio.styles.forEach((_, place) => { colors[place + 1] = colorOf(place); });
     kept.layer ??= paintLayer(photo.width, photo.height, colors);
-    kept.layer.changed = () => (wanted() ? preview() : view.hide());
+    kept.layer.changed = () => {
+      said.textContent = "";
+      if (wanted()) preview();
+      else view.hide();
+    };
     view.element.append(kept.layer.canvas);
     replace(stage, view.element, h("div", { class: "row under" }, photoIntake(stage, take, true), h("span", { class: "grow" }), h("button", { class: "button primary", onclick: (event) => download(event.currentTarget) }, icon("download"), t("restyle.download"))), status);
     const color = h("input", { type: "checkbox", checked: kept.keepColor, onchange: () => { kept.keepColor = color.checked; preview(); } });
@@ -163,11 +271,14 @@ export function mount(main, studio) {
     const soft = h("input", { type: "range", min: "0", max: "0.06", step: "0.002", value: String(kept.soft), "aria-label": t("paint.soft"), oninput: () => { kept.soft = Number(soft.value); if (!kept.layer.isEmpty()) soon(); } });
     replace(
       controls,
+      nav,
       h("div", { class: "row head" }, h("h1", {}, t("styles")), h("button", { class: "text", onclick: () => { kept.weights = Object.fromEntries(studio.styles.map((name) => [name, 1 / studio.styles.length])); build(); preview(); } }, t("styles.all")), h("button", { class: "text", onclick: () => { kept.weights = {}; build(); if (wanted()) preview(); else view.hide(); } }, t("styles.none"))),
       h("label", { class: "check" }, color, h("span", {}, t("restyle.color"))),
+      studio.classes.length > 0 && parts,
       h("div", { class: "styles" }, studio.styles.map(styleCard)),
       h("div", { class: "brushes card", hidden: true }, h("h2", {}, t("paint")), h("p", { class: "soft" }, t("paint.how")), h("label", { class: "field" }, t("paint.size"), size), h("label", { class: "field" }, t("paint.soft"), soft), h("div", { class: "row" }, brushButton(studio.keep_paint, t("paint.keep"), KEEP_COLOR), h("span", {}, t("paint.keep")), brushButton(0, t("paint.erase"), [140, 134, 124]), h("span", {}, t("paint.erase"))), h("div", { class: "row" }, h("button", { class: "button", onclick: () => kept.layer.undo() }, icon("undo"), t("undo")), h("button", { class: "text", onclick: () => kept.layer.fill(0) }, t("paint.clear")))),
     );
+    showParts();
     const brush = kept.brush;
     kept.brush = null;
     if (brush !== null) choose(brush);
@@ -175,7 +286,7 @@ export function mount(main, studio) {
 
   function key(event) {
     if (isTyping(event) || !kept.photo) return;
-    if (event.key === "z" && event.ctrlKey && kept.brush !== null) kept.layer.undo();
+    if (event.key === "z" && event.ctrlKey) kept.layer.undo();
     else if (event.ctrlKey) return;
     else if (/^[1-9]$/.test(event.key) && Number(event.key) <= studio.styles.length) choose(Number(event.key));
     else if (event.key === "0") choose(studio.keep_paint);
@@ -187,9 +298,12 @@ export function mount(main, studio) {
   }
 
   addEventListener("keydown", key);
-  build();
-  if (kept.photo) {
-    preview().then(() => kept.thumbnails ?? thumbnails());
+  if (arriving) {
+    begin(arriving);
+    arriving = null;
+  } else {
+    build();
+    if (kept.photo) preview();
   }
   return () => {
     ending.abort();

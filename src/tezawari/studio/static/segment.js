@@ -5,6 +5,7 @@ import { h, icon, replace } from "./dom.js";
 import { t } from "./i18n.js";
 import { progress } from "./jobs.js";
 import { photoIntake, photoUrl } from "./photo.js";
+import { restylePart } from "./restyle.js";
 import { explain } from "./toast.js";
 
 const kept = { photo: null, labels: [], methods: null, crf: true, job: null };
@@ -27,9 +28,10 @@ export function mount(main, studio) {
   };
 
   async function run() {
+    const { photo } = kept;
     try {
-      const job = await follow(await post("/api/segment", { photo: kept.photo.id, labels: kept.labels, methods: kept.methods, crf: kept.crf }), (state) => replace(line, progress(state)), ending.signal);
-      if (job.state === "done") {
+      const job = await follow(await post("/api/segment", { photo: photo.id, labels: kept.labels, methods: kept.methods, crf: kept.crf }), (state) => replace(line, progress(state)), ending.signal);
+      if (job.state === "done" && photo === kept.photo) {
         kept.job = job;
         showResults();
       }
@@ -40,6 +42,14 @@ export function mount(main, studio) {
     }
   }
 
+  function partButton(id, answer, name) {
+    const go = () => {
+      restylePart(kept.photo, { mask: fileOf(id, answer.mask), classes: answer.classes }, name);
+      location.hash = "#/restyle";
+    };
+    return h("button", { class: "button", "aria-label": `${t("parts.restyle")}: ${name}`, onclick: go }, icon("brush"), t("parts.restyle"));
+  }
+
   function showResults() {
     const { id, result } = kept.job;
     replace(results, result.answers.map((answer) => h(
@@ -48,7 +58,7 @@ export function mount(main, studio) {
       h("div", { class: "row" }, h("h2", {}, studio.methods.length > 1 ? t(`method.${answer.method}`, {}, answer.method) : t("segment.mask")), h("span", { class: "grow" }), h("a", { class: "button", href: fileOf(id, answer.mask, true), download: "" }, icon("download"), t("segment.mask"))),
       h("div", { class: "maps" },
         h("figure", {}, h("img", { src: fileOf(id, answer.overlay), alt: t("segment.overlay") }), h("figcaption", {}, t("segment.overlay"))),
-        answer.classes.map((each) => h("figure", {}, h("img", { src: fileOf(id, each.heat), alt: each.name }), h("figcaption", {}, each.name, " ", h("span", { class: "soft" }, `${Math.round(each.share * 100)} %`)))),
+        answer.classes.map((each) => h("figure", {}, h("img", { src: fileOf(id, each.heat), alt: each.name }), h("figcaption", {}, each.name, " ", h("span", { class: "soft" }, `${Math.round(each.share * 100)} %`)), each.share > 0 && partButton(id, answer, each.name))),
       ),
       answer.classes.length === 0 && h("p", { class: "soft" }, t("segment.nothing")),
     )));
