@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "style-pack": ("tezawari.style.style_pack_command", "make styles of a word's images, or of a folder"),
     "restore": ("tezawari.style.inverse.restore_command", "colour, enlarge or denoise photos with a trained network"),
     "studio": ("tezawari.studio.studio_command", "open the studio in a browser: restyle, collect, judge, segment"),
+    "bot": ("tezawari.studio.bot_command", "answer the photos that people send to an account on Mastodon"),
     "runs": ("tezawari.core.runs_command", "list training runs and compare their metrics"),
     "experiments": ("tezawari.core.experiments_command", "gather the results of all experiments on one page"),
 }

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from tezawari.collect.limits import Refusal
 from tezawari.core.errors import UserError
-from tezawari.studio import job_routes, picture_routes, set_routes, word_routes
+from tezawari.studio import bot_routes, job_routes, picture_routes, set_routes, word_routes
 from tezawari.studio.jobs import BusyError
 from tezawari.studio.restyling import KEEP_PAINT
 from tezawari.studio.safety import COOKIE, SESSION_PATH, SafetyMiddleware
@@ -58,6 +58,7 @@ def create_app(studio: Studio) -> FastAPI:
     app.add_middleware(SafetyMiddleware, safety=studio.safety)
     for router in (picture_routes.router, job_routes.router, set_routes.router, word_routes.router):
         app.include_router(router)
+    app.include_router(bot_routes.make_router())
     _add_errors(app)
     _add_page(app)
     _add_session(app, studio)

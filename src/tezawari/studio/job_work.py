@@ -31,6 +31,7 @@ KINDS = {
     "collect": ("tezawari.studio.collecting", "collect_word"),
     "rank": ("tezawari.studio.collecting", "rank_again"),
     "pack": ("tezawari.studio.collecting", "pack_set"),
+    "bot": ("tezawari.studio.bot", "answer_photo"),
     "measure": ("tezawari.studio.measuring", "measure_words"),
 }
 

@@ -16,7 +16,7 @@ from tezawari.studio.job_routes import job_view
 from tezawari.studio.state import Studio, studio_of
 from tezawari.studio.uploads import MOST_MAP_PIXELS, StoredPhoto
 
-UPLOADS = ("/api/photos", "/api/maps")
+UPLOADS = ("/api/photos", "/api/maps", "/api/bot")
 """The paths whose bodies are photos and maps."""
 
 router = APIRouter(prefix="/api")

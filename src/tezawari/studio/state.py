@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Pictures are waited for by somebody who looks at the page, so they never wait behind an hour of collecting.
 LANES = {
-    "pictures": Lane(("restyle", "styles", "segment", "swap"), ready=True),
+    "pictures": Lane(("restyle", "styles", "segment", "bot", "swap"), ready=True),
     "sets": Lane(("collect", "rank", "pack", "measure"), niceness=5),
 }
 _MOST_JOBS = 12
