@@ -16,12 +16,16 @@ WEB := src/tezawari/export/web
 train: $(STAMP)
 	@$(BIN)/python train.py model=multistyle $(ARGS)
 
-# Two processes share the test files; threads that wait must not spin, or the two slow each other down. The tests of
-# the speed benchmark have a process of their own: after others in one, the interpreter has crashed. Exit code 5, none
-# selected, is no failure of either.
+# Three processes share the test files, for many tests wait for a server or a child; threads that wait must not spin, or
+# the processes slow each other down. The tests of the speed benchmark have a process of their own beside them: after
+# others in one, the interpreter has crashed. They speak when they fail. Exit code 5, none selected, is no failure.
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(APART) $(ARGS) || test $$? -eq 5
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=$(APART) $(ARGS) || test $$? -eq 5
+	@log=$$(mktemp); trap 'kill $$apart 2> /dev/null; rm -f $$log' EXIT; trap 'exit 130' INT TERM; export OMP_WAIT_POLICY=passive; \
+	$(BIN)/python -m pytest $(APART) $(ARGS) > $$log 2>&1 & apart=$$!; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=$(APART) $(ARGS); code=$$?; \
+	wait $$apart; apart=$$?; \
+	case $$apart in 0|5) ;; *) cat $$log; exit $$apart;; esac; \
+	test $$code -eq 0 -o $$code -eq 5
 
 web: $(WEB)/runtime/.built
 
