@@ -25,6 +25,7 @@ RUNTIME_FILES = (
 """What the page needs of onnxruntime-web: first without, then with WebGPU."""
 
 MODEL_FILE = "network.onnx.gz"
+GPU_MODEL_FILE = "network-gpu.onnx.gz"
 _DESCRIPTION = "app.json"
 _HEADERS = (
     "/*\n  Cross-Origin-Opener-Policy: same-origin\n  Cross-Origin-Embedder-Policy: require-corp\n"
@@ -37,7 +38,8 @@ class LiveNetwork:
     """What the page is made for.
 
     ``model`` is an ONNX file of ``content_image`` ``(1, 3, H, W)`` in [0, 1], H and W multiples of ``stride``, and
-    ``style_weights`` ``(1, S)``; ``thumbnails`` are S JPEG files, ``sample`` is a JPEG photo to try.
+    ``style_weights`` ``(1, S)``; ``thumbnails`` are S JPEG files, ``sample`` is a JPEG photo to try. ``gpu_model`` is
+    the same network as WebGPU is to run it; None: as ``model``.
     """
 
     model: bytes
@@ -45,6 +47,7 @@ class LiveNetwork:
     style_names: Sequence[str]
     thumbnails: Sequence[bytes]
     sample: bytes
+    gpu_model: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,12 @@ def _content(network: LiveNetwork, runtime: Path) -> dict[str, bytes]:
     pictures = [f"styles/{place}.jpg" for place in range(len(network.style_names))]
     content.update(zip(pictures, network.thumbnails))
     styles = [{"name": name, "picture": picture} for name, picture in zip(network.style_names, pictures)]
-    content[_DESCRIPTION] = _json({"model": MODEL_FILE, "stride": network.stride, "styles": styles})
+    models = {"wasm": MODEL_FILE, "webgpu": MODEL_FILE if network.gpu_model is None else GPU_MODEL_FILE}
+    content[_DESCRIPTION] = _json({"models": models, "stride": network.stride, "styles": styles})
+    # What only some browsers need is kept when they use it, as the runtime is.
     shell = ["./", *(name for name in content if name != "sw.js")]
+    if network.gpu_model is not None:
+        content[GPU_MODEL_FILE] = gzip.compress(network.gpu_model, 9, mtime=0)
     # Browsers look for a new version in the service worker's scripts, byte by byte.
     content["shell.js"] = (
         f'const VERSION = "{_version(content, runtime)}";\nconst SHELL = {json.dumps(shell)};\n'.encode()

@@ -21,11 +21,11 @@ from tezawari.core.errors import UserError, describe_os_error
 from tezawari.core.files import write_atomically
 from tezawari.core.package_photos import package_photo
 from tezawari.data.photo import load_rgb
+from tezawari.export.browser_models import browser_models
 from tezawari.export.onnx import load_onnxruntime, load_openvino, save_openvino
 from tezawari.export.precision import PRECISIONS, Precision, reduce_precision
 from tezawari.export.serve import open_server
 from tezawari.export.web_app import LiveNetwork, built_runtime, check_folder, write_web_app
-from tezawari.export.winograd import TILE, rewrite_convolutions
 from tezawari.style.inference import export_style_network
 from tezawari.style.mixing import equal_mix
 from tezawari.style.stylize import Stylizer
@@ -139,7 +139,7 @@ def export_onnx_file(stylizer: Stylizer, path: Path, precision: Precision) -> li
     """
     if not path.name.endswith((".onnx", ".onnx.gz")):
         raise UserError(f"-o {path}: a file whose name ends in .onnx or .onnx.gz")
-    model = reduce_precision(_fp32_model(stylizer), precision)
+    model = reduce_precision(fp32_model(stylizer), precision)
     difference = check_onnx(stylizer, model)
     content = gzip.compress(model, 9, mtime=0) if path.suffix == ".gz" else model
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def export_openvino_files(stylizer: Stylizer, path: Path, precision: Precision) 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tezawari-") as scratch:
         file = Path(scratch) / "network.onnx"
-        file.write_bytes(reduce_precision(_fp32_model(stylizer), "fp32"))
+        file.write_bytes(reduce_precision(fp32_model(stylizer), "fp32"))
         save_openvino(file, path, half=precision == "fp16")
     photo, styles = _checked(stylizer)
     difference = _difference(stylizer, load_openvino(path, [photo.shape, styles[:1].shape], threads=1))
@@ -166,12 +166,13 @@ def export_live_page(stylizer: Stylizer, folder: Path, precision: Precision) -> 
     """Write the folder of the live page; return what to tell."""
     runtime = built_runtime()  # before the minutes that follow
     check_folder(folder)
-    model = reduce_precision(rewrite_convolutions(_fp32_model(stylizer)), precision)
-    difference = check_onnx(stylizer, model)
+    models = browser_models(fp32_model(stylizer), precision)
+    difference = check_onnx(stylizer, models.wasm)
     written = write_web_app(
         LiveNetwork(
-            model=model,
-            stride=TILE * stylizer.trained.network.bottleneck_stride,
+            model=models.wasm,
+            gpu_model=models.webgpu,
+            stride=models.multiple * stylizer.trained.network.bottleneck_stride,
             style_names=stylizer.style_names,
             thumbnails=_thumbnails(stylizer),
             sample=_jpeg(load_rgb(package_photo(_SAMPLE_PHOTO)).float() / 255, 90),
@@ -208,7 +209,8 @@ def _checked(stylizer: Stylizer) -> tuple[Tensor, Tensor]:
     return _sample(_CHECKED_SIDE, _CHECKED_SIDE)[None], torch.cat([torch.eye(count), equal_mix(count)[None]])
 
 
-def _fp32_model(stylizer: Stylizer) -> bytes:
+def fp32_model(stylizer: Stylizer) -> bytes:
+    """Return a network as an ONNX model in float32, see :func:`tezawari.style.inference.export_style_network`."""
     with tempfile.TemporaryDirectory(prefix="tezawari-") as scratch:
         return export_style_network(stylizer.trained.network, Path(scratch) / "network.onnx", side=64).path.read_bytes()
 

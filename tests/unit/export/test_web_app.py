@@ -41,7 +41,8 @@ def test_the_folder_holds_all_that_its_page_asks_for(tmp_path: Path, runtime: Pa
     assert gzip.decompress((folder / "network.onnx.gz").read_bytes()) == NETWORK.model
     assert {f"runtime/{name}" for name in RUNTIME_FILES} <= files.keys()
     description = json.loads((folder / "app.json").read_text())
-    assert (description["stride"], description["model"]) == (32, "network.onnx.gz")
+    assert description["stride"] == 32
+    assert description["models"] == {"wasm": "network.onnx.gz", "webgpu": "network.onnx.gz"}
     assert [(style["name"], (folder / style["picture"]).read_bytes()) for style in description["styles"]] == [
         ("wood", b"jpeg 0"),
         ("<water>", b"jpeg 1"),
@@ -65,6 +66,17 @@ def test_the_page_works_without_a_network_from_what_is_kept(tmp_path: Path, runt
     assert left == {"sw.js", "shell.js", "_headers", *(f"runtime/{name}" for name in RUNTIME_FILES)}
 
 
+def test_the_network_for_webgpu_is_kept_by_browsers_that_use_it(tmp_path: Path, runtime: Path) -> None:
+    folder = tmp_path / "live"
+    write_web_app(dataclasses.replace(NETWORK, gpu_model=b"floats"), folder, runtime)
+    models = json.loads((folder / "app.json").read_text())["models"]
+    contents = {provider: gzip.decompress((folder / file).read_bytes()) for provider, file in models.items()}
+    assert contents == {"wasm": NETWORK.model, "webgpu": b"floats"}
+    shell = kept_files(folder)[1]
+    assert models["wasm"] in shell
+    assert models["webgpu"] not in shell
+
+
 def test_the_version_is_a_function_of_everything(tmp_path: Path, runtime: Path) -> None:
     def version(network: LiveNetwork) -> str:
         write_web_app(network, tmp_path / "live", runtime)
@@ -73,10 +85,11 @@ def test_the_version_is_a_function_of_everything(tmp_path: Path, runtime: Path) 
     first = version(NETWORK)
     assert version(NETWORK) == first
     others = {
-        version(dataclasses.replace(NETWORK, **change)) for change in ({"model": b"m"}, {"style_names": ["a", "b"]})
+        version(dataclasses.replace(NETWORK, **change))
+        for change in ({"model": b"m"}, {"gpu_model": b"g"}, {"style_names": ["a", "b"]})
     }
     (runtime / RUNTIME_FILES[-1]).write_bytes(b"newer")
-    assert len({first, *others, version(NETWORK)}) == 4
+    assert len({first, *others, version(NETWORK)}) == 5
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, runtime: Path) -> None:

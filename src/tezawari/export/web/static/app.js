@@ -138,26 +138,29 @@ const nextFrame = (video) =>
 async function live(stream) {
   const video = $("video");
   const times = [];
-  while (state.stream === stream) {
-    // A frame that came while the last one was restyled is used at once.
-    if (!video.videoWidth || video.paused) await nextFrame(video);
-    if (state.stream !== stream || !video.videoWidth) continue;
-    let image;
-    try {
-      ({ image } = await restyled(grabFrom(video, video.videoWidth, video.videoHeight)));
-    } catch (error) {
-      stopCamera();
-      say("failed", { why: error.message }, true);
-      return;
-    }
-    if (state.stream !== stream) return;
+  const present = (image) => {
     show(image);
     const now = performance.now();
     times.push(now);
     while (times.length > 2 && times[0] < now - FPS_OVER) times.shift();
     const fps = times.length < 2 ? 0 : ((times.length - 1) * 1000) / (now - times[0]);
     say("live", { width: image.width, height: image.height, fps: fps.toFixed(1) });
-    await new Promise(requestAnimationFrame);
+  };
+  let made = null;
+  while (state.stream === stream) {
+    // A frame that came while the last one was restyled is used at once.
+    if (!video.videoWidth || video.paused) await nextFrame(video);
+    if (state.stream !== stream || !video.videoWidth) continue;
+    try {
+      // The network begins with the next frame, and only then is the last one shown: neither waits for the other.
+      const coming = restyled(grabFrom(video, video.videoWidth, video.videoHeight));
+      if (made) present(made);
+      [{ image: made }] = await Promise.all([coming, new Promise(requestAnimationFrame)]);
+    } catch (error) {
+      stopCamera();
+      say("failed", { why: error.message }, true);
+      return;
+    }
   }
 }
 
@@ -305,8 +308,8 @@ async function start() {
     await takenCareOf();
     const ask = open(new Worker("engine.js", { type: "module" }));
     const backend = new URLSearchParams(location.search).get("backend");
-    const { model, stride } = app;
-    device = await ask({ start: { model: new URL(model, location.href).href, stride, styles: app.styles.length, backend } });
+    const models = Object.fromEntries(Object.entries(app.models).map(([provider, file]) => [provider, new URL(file, location.href).href]));
+    device = await ask({ start: { models, stride: app.stride, styles: app.styles.length, backend } });
     engine = ask;
     say("ready");
     draw();

@@ -10,11 +10,15 @@ let session = null;
 let stride = 1;
 
 async function load(model, provider) {
+  const answer = await fetch(model);
+  if (!answer.ok) throw new Error(`${model}: ${answer.status}`);
+  const opened = answer.body.pipeThrough(new DecompressionStream("gzip"));
+  const bytes = new Uint8Array(await new Response(opened).arrayBuffer());
   runtime = await import(new URL(provider === "webgpu" ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs", RUNTIME));
   runtime.env.wasm.wasmPaths = RUNTIME.href;
   const threads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
   runtime.env.wasm.numThreads = threads;
-  session = await runtime.InferenceSession.create(model, { executionProviders: [provider], graphOptimizationLevel: "all" });
+  session = await runtime.InferenceSession.create(bytes, { executionProviders: [provider], graphOptimizationLevel: "all" });
   return { provider, threads };
 }
 
@@ -62,26 +66,23 @@ async function run(pixels, width, height, weights) {
   return result;
 }
 
-async function start({ model, styles, backend, ...description }) {
+// Each device has the network in the form that it is fast in; they compute the same.
+async function start({ models, styles, backend, ...description }) {
   stride = description.stride;
-  const answer = await fetch(model);
-  if (!answer.ok) throw new Error(`${model}: ${answer.status}`);
-  const opened = answer.body.pipeThrough(new DecompressionStream("gzip"));
-  const bytes = new Uint8Array(await new Response(opened).arrayBuffer());
   const adapter = backend === "wasm" ? null : await navigator.gpu?.requestAdapter();
   // The first run prepares what later ones reuse; it also shows whether the device does what it promised.
   const side = 64;
   const warm = () => run(new Uint8ClampedArray(4 * side * side), side, side, new Float32Array(styles).fill(1 / styles));
   if (adapter) {
     try {
-      const found = await load(bytes, "webgpu");
+      const found = await load(models.webgpu, "webgpu");
       await warm();
       return found;
     } catch (error) {
       console.warn("WebGPU is there but does not run the network:", error);
     }
   }
-  const found = await load(bytes, "wasm");
+  const found = await load(models.wasm, "wasm");
   await warm();
   return found;
 }
