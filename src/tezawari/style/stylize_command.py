@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restyle every photo; a photo that cannot be read is named, the others are still done, and the exit code is 2."""
-    stylizer = _stylizer(args)
+    stylizer = open_stylizer(args.checkpoint, args.style_image, args.weights)
     if args.list:
         print("\n".join(stylizer.style_names))
         return 0
@@ -95,19 +96,24 @@ def run(args: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
-def _stylizer(args: argparse.Namespace) -> Stylizer:
-    if not args.style_image:
-        if args.weights is not None:
+def open_stylizer(checkpoint: Path | None, style_images: Sequence[Path], weights: str | None) -> Stylizer:
+    """Return the network of a file or run, its styles its own or, of a network of unseen styles, what is named.
+
+    Raises:
+        UserError: style images without such a network, weights without style images, and what reading them refuses.
+    """
+    if not style_images:
+        if weights is not None:
             raise UserError(
                 "--weights are those of the backbone that sees --style-image FILE: add it, or leave both out"
             )
-        return Stylizer.load(args.checkpoint)
-    if args.checkpoint is None:
+        return Stylizer.load(checkpoint)
+    if checkpoint is None:
         raise UserError(
             "--style-image needs a network of model=unseen_style: name its file or run by --checkpoint (train one with "
             "`python train.py model=unseen_style`)"
         )
-    return Stylizer(network_of_styles(load_unseen(args.checkpoint), args.style_image, args.weights))
+    return Stylizer(network_of_styles(load_unseen(checkpoint), style_images, weights))
 
 
 def _draw_sheet(args: argparse.Namespace, stylizer: Stylizer) -> Path:

@@ -20,6 +20,7 @@ from tezawari.segmentation.metrics import confusion_matrix, iou_per_class
 from tezawari.style.color import preserve_color
 from tezawari.style.gatys import Progress, paint
 from tezawari.style.maps import feather
+from tezawari.style.style_pack import StylePack
 from tezawari.style.stylize import Stylizer
 
 Restyle = Callable[[Tensor, Tensor], Tensor]
@@ -119,7 +120,7 @@ def by_network(stylizer: Stylizer, style: Tensor, *, scale: float = 1.0) -> Rest
 
 
 def by_gatys(
-    style_image: Tensor,
+    style: Tensor | StylePack,
     backbone: Backbone,
     *,
     scale: float = 1.0,
@@ -133,7 +134,7 @@ def by_gatys(
     Gram matrices are taken over the region's positions alone, so the rest of the photo has no part in the style.
 
     Args:
-        style_image: (3, h, w) in [0, 1]; it is shrunk to the photo's longer side, times ``scale``.
+        style: an image (3, h, w) in [0, 1], which is shrunk to the photo's longer side, times ``scale``, or a pack.
         backbone: a loss network loaded with the layers of its recipe.
         scale: the photo is painted enlarged by this and shrunk again.
         steps: evaluations of the loss.
@@ -151,7 +152,7 @@ def by_gatys(
         larger = _scaled(size, scale)
         painted = paint(
             _resize(photo, larger),
-            [style_image],
+            [style],
             backbone=backbone,
             content_weight=content_weight,
             style_weight=style_weight,

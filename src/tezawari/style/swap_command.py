@@ -19,7 +19,8 @@ from tezawari.segmentation.masks import overlay, read_mask, write_mask
 from tezawari.segmentation.segment import PhotoSegmenter
 from tezawari.segmentation.segment_command import parse_crf
 from tezawari.style.gatys import Progress, recipe
-from tezawari.style.stylize import Stylizer
+from tezawari.style.style_pack import SUFFIX, StylePack, load_style_pack
+from tezawari.style.stylize_command import open_stylizer
 from tezawari.style.swap import (
     Restyle,
     Swapped,
@@ -66,10 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--style-image",
         metavar="FILE",
         type=Path,
-        help="what the target looks like, for gatys (a generated texture, if TARGET is one of the ten materials)",
+        help="what the target looks like, an image or a style pack: for a network of model=unseen_style, and for gatys "
+        "(a generated texture, if TARGET is one of the ten materials)",
     )
     parser.add_argument("--backbone", metavar="NAME", default="efficientnet_lite0", help="the loss network of gatys")
-    parser.add_argument("--weights", metavar="FILE", help="of that backbone, instead of those it comes with")
+    parser.add_argument("--weights", metavar="FILE", help="of that backbone, or of the one that sees --style-image")
     parser.add_argument("--steps", metavar="N", type=int, default=100, help="of gatys (100)")
     parser.add_argument("--feather", metavar="PX", type=float, default=2.0, help="soften the border; 0: hard (2)")
     parser.add_argument("--scale", metavar="S", type=float, default=1.0, help="restyle the photo enlarged by this (1)")
@@ -117,8 +119,13 @@ def run(args: argparse.Namespace) -> int:
 def _restyler(args: argparse.Namespace) -> Restyle:
     if args.method == "network":
         if args.style_image is not None:
-            raise UserError("--style-image: a network has its own styles: add --method gatys")
-        stylizer = Stylizer.load(args.checkpoint)
+            if args.checkpoint is None:
+                raise UserError(
+                    "--style-image: add --method gatys, or name a network of model=unseen_style by --checkpoint"
+                )
+            stylizer = open_stylizer(args.checkpoint, [args.style_image], args.weights)
+            return by_network(stylizer, stylizer.mix(*stylizer.style_names), scale=args.scale)
+        stylizer = open_stylizer(args.checkpoint, [], args.weights)
         if args.target not in stylizer.style_names:
             raise UserError(
                 f"--to {args.target}: the network knows no such style{did_you_mean(args.target, stylizer.style_names)}"
@@ -126,11 +133,13 @@ def _restyler(args: argparse.Namespace) -> Restyle:
         return by_network(stylizer, stylizer.mix(args.target), scale=args.scale)
     backbone = load_backbone(args.backbone, recipe(args.backbone).layers, args.weights)
     tell = _tell if sys.stderr.isatty() else None
-    return by_gatys(_style_image(args), backbone, scale=args.scale, steps=args.steps, progress=tell)
+    return by_gatys(_style(args), backbone, scale=args.scale, steps=args.steps, progress=tell)
 
 
-def _style_image(args: argparse.Namespace) -> Tensor:
+def _style(args: argparse.Namespace) -> Tensor | StylePack:
     if args.style_image is not None:
+        if args.style_image.suffix == SUFFIX:
+            return load_style_pack(args.style_image)
         return load_rgb(args.style_image, max_side=_LARGEST_STYLE).float() / 255
     if args.target not in MATERIALS:
         raise UserError(

@@ -125,6 +125,23 @@ def test_the_command_line_takes_style_images(
     assert Path("out/a-glass=1+wood=1.png").is_file()
 
 
+def test_a_region_is_swapped_into_a_style_that_no_training_saw(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(skimage.data.astronaut()).resize((51, 40)).save("a.png")
+    to_pil(material_texture("glass", 5, 40)).save("glass.png")
+    inside = np.zeros((40, 51), bool)
+    inside[8:30, 10:40] = True
+    Image.fromarray(inside.astype(np.uint8) * 255).save("mask.png")
+    style = ["--checkpoint", str(whole), "--style-image", "glass.png", "--feather", "0"]
+    assert cli.main(["swap", "a.png", "--mask", "mask.png", "--to", "glass", *style, "-o", "out"]) == 0
+    old, new = (np.asarray(Image.open(path).convert("RGB")) for path in ("a.png", "out/a-to-glass.png"))
+    changed = (old != new).any(-1)
+    assert not changed[~inside].any()
+    assert changed[inside].mean() > 0.5
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
