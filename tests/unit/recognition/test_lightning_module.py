@@ -6,6 +6,7 @@ import copy
 import csv
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ def _train(out: Path, *words: str) -> int:
 def _run_of(out: Path) -> Path:
     (run,) = out.glob("material/*/")
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads add this backbone's gradients in an order of their own on some machines: bits then differ."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -215,7 +215,7 @@ def test_a_source_is_found_by_name_and_what_else_is_there_is_told() -> None:
     mask[:2], mask[2, :2] = 1, 3
     names = ["wood", "water", "stone"]
     assert torch.equal(find_source(mask, names, "stone"), torch.from_numpy(mask == 3))
-    with pytest.raises(UserError, match=r"none in the photo; found there: wood 50%, stone 10%"):
+    with pytest.raises(UserError, match=r"there is no water in the photo; found there: wood 50%, stone 10%"):
         find_source(mask, names, "water")
     with pytest.raises(UserError, match="did you mean stone"):
         find_source(mask, names, "stones")

@@ -148,7 +148,7 @@ def test_gatys_takes_a_generated_texture_or_a_picture(swap: Callable[..., int]) 
         (["a.png", "--mask", "mask.png", "--to", "wood", "--scale", "99"], "scale=99"),
         (["a.png", "--mask", "mask.png", "--to", "wood", "--feather", "-1"], "not -1"),
         (["a.png", "--mask", "mask.png", "--to", "woood", "--method", "gatys"], "--style-image FILE"),
-        (["a.png", "--mask", "mask.png", "--to", "wood", "--style-image", "cat.jpg"], "--method gatys"),
+        (["a.png", "--mask", "mask.png", "--to", "wood", "--style-image", "cat.jpg"], "model=unseen_style"),
         (["none.png", "--mask", "mask.png", "--to", "wood"], "none.png: no such photo"),
         (["a.png", "--from", "wood", "--to", "wood"], "--segmenter RUN"),
     ],
