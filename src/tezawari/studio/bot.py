@@ -137,9 +137,8 @@ class PhotoBot:
 def imagenet_recogniser() -> Recogniser:
     """Return the embedded EfficientNet-Lite0 with the thousand classes of ImageNet (names: timm's, the first of each).
 
-    It sees the photo's central square, whole. [ours; as published an eighth is cut off the borders, which gives no more
-    right answers] Raises :class:`UserError` where the weights
-    are not installed.
+    It sees the photo's central square, whole. [ours; as published an eighth is cut off the borders] Raises
+    :class:`UserError` where the weights are not installed.
     """
     # Here: it loads for seconds, and a bot with a classifier of its own does without.
     from timm.data import ImageNetInfo

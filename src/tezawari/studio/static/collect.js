@@ -4,7 +4,7 @@ import { fileOf, follow, get, isOver, post, save } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { virtualGrid } from "./grid.js";
 import { t } from "./i18n.js";
-import { cancelButton, progress } from "./jobs.js";
+import { followInCard } from "./jobs.js";
 import { covers, licence, listSets, picture, putAway, thumbnailUrl } from "./sets.js";
 import { explain, toast } from "./toast.js";
 
@@ -62,10 +62,8 @@ export function mount(main, studio, [id]) {
   }
 
   async function watch(job) {
-    const card = h("div", { class: "card job" });
-    live.append(card);
     try {
-      const done = await follow(job, (state) => replace(card, h("strong", { lang: "ja" }, state.word), progress(state), !isOver(state) && cancelButton(state)), ending.signal);
+      const done = await followInCard(live, job, (state) => h("strong", { lang: "ja" }, state.word), ending.signal);
       if (done.state === "done") {
         toast(t("collect.done", { word: done.word, count: done.result.images }));
         for (const problem of done.result.problems) toast(problem, null, "error");
@@ -73,7 +71,6 @@ export function mount(main, studio, [id]) {
     } catch (error) {
       if (error.name !== "AbortError") toast(error.message, null, "error");
     }
-    card.remove();
     if (!ending.signal.aborted) refresh();
   }
 

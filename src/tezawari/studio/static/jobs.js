@@ -1,6 +1,6 @@
 // The list of what the studio is working on, behind one button.
 
-import { get, isOver, post } from "./api.js";
+import { follow, get, isOver, post } from "./api.js";
 import { h, icon, replace } from "./dom.js";
 import { t } from "./i18n.js";
 import { explain } from "./toast.js";
@@ -29,6 +29,17 @@ async function cancel(job) {
 
 export function cancelButton(job) {
   return h("button", { class: "text", onclick: () => cancel(job) }, t("cancel"));
+}
+
+// A job in a card of its own, which can cancel it and goes when it is over; the job as it ended.
+export async function followInCard(holder, job, title, signal) {
+  const card = h("div", { class: "card job" });
+  holder.append(card);
+  try {
+    return await follow(job, (state) => replace(card, title(state), progress(state), !isOver(state) && cancelButton(state)), signal);
+  } finally {
+    card.remove();
+  }
 }
 
 export function jobsButton() {

@@ -1,9 +1,9 @@
 // Words: how recognisable and how visual words are, with their pictures, and which of them is taken for which.
 
-import { follow, get, isOver, post } from "./api.js";
+import { get, isOver, post } from "./api.js";
 import { h, replace } from "./dom.js";
 import { t } from "./i18n.js";
-import { cancelButton, progress } from "./jobs.js";
+import { followInCard } from "./jobs.js";
 import { listSets, thumbnailUrl } from "./sets.js";
 import { settings } from "./settings.js";
 import { explain } from "./toast.js";
@@ -43,10 +43,8 @@ export function mount(main) {
   }
 
   async function watch(job) {
-    const card = h("div", { class: "card job" });
-    live.append(card);
     try {
-      const done = await follow(job, (state) => replace(card, h("strong", {}, t("words.measuring")), progress(state), !isOver(state) && cancelButton(state)), ending.signal);
+      const done = await followInCard(live, job, () => h("strong", {}, t("words.measuring")), ending.signal);
       if (done.state === "done") {
         const { measured } = await get("/api/words");
         if (!ending.signal.aborted) show(measured);
@@ -54,7 +52,6 @@ export function mount(main) {
     } catch (error) {
       explain(error);
     }
-    card.remove();
   }
 
   const enough = (set) => set.images >= kept.images;
