@@ -16,7 +16,7 @@ from tezawari.features.backbone import default_content_layers, default_style_lay
 from tezawari.style.contact_sheet import save_contact_sheet
 from tezawari.style.loss import PerceptualLoss, PerceptualLosses, image_target
 from tezawari.style.network import ConditionalNetwork, Fusion, Net, Norm, build_network
-from tezawari.style.package import describe_network, load_network, save_network
+from tezawari.style.package import NETWORK_FILE, describe_network, load_network, save_network
 from tezawari.style.style_pack import load_style_pack
 
 
@@ -203,7 +203,7 @@ class MultiStyle(pl.LightningModule):
         """Publish the network and draw the contact sheet: rows are held-out photos, columns styles and one mix."""
         assert self.network is not None
         published = save_network(
-            run_dir / "network.safetensors", self.network, self.style_names, recipe(self.hparams, self.global_step)
+            run_dir / NETWORK_FILE, self.network, self.style_names, recipe(self.hparams, self.global_step)
         )
         trained = load_network(published)
         photos = self.trainer.datamodule.validation_photos()  # type: ignore[attr-defined]

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from tezawari.core.errors import UserError
-from tezawari.core.published import HEADER, write_published
+from tezawari.core.published import HEADER, find_published, write_published
 from tezawari.style.network import ConditionalNetwork, build_network
+
+NETWORK_FILE = "network.safetensors"
+"""Under which name a run publishes its network."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,13 @@ def save_network(
 
 
 def load_network(path: Path) -> LoadedNetwork:
-    """Read a network from a published ``.safetensors`` file or from a training checkpoint ``.ckpt``.
+    """Read a network from a published ``.safetensors`` file, a training checkpoint ``.ckpt``, or the folder of a run.
 
     Raises:
         UserError: when the file is missing, damaged, or not a network of this project.
     """
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: train one with `python train.py model=multistyle`")
+    train = "train one with `python train.py model=multistyle`"
+    path = find_published(path, NETWORK_FILE, "network", train, file_is="checkpoint")
     try:
         header, tensors = (_read_checkpoint if path.suffix == ".ckpt" else _read_safetensors)(path)
         if header.get("kind") == "unseen style":

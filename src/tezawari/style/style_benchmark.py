@@ -38,9 +38,9 @@ from tezawari.style.color import color_drift, preserve_color
 from tezawari.style.gatys import paint, recipe
 from tezawari.style.measures import Judge, Look, midpoint_deviation
 from tezawari.style.mixing import one_hot
+from tezawari.style.package import NETWORK_FILE
 from tezawari.style.stylize import Stylizer
 
-_NETWORK_FILE = "network.safetensors"
 _SMALLEST_SIDE = 64
 _SMALLEST_PICTURE = 16
 _STYLE_SIZE = 384
@@ -109,7 +109,7 @@ def benchmark_style(
     if image_size < _SMALLEST_SIDE:
         raise UserError(f"benchmark.image_size={image_size}: must be at least {_SMALLEST_SIDE}")
     file = Path(checkpoint).expanduser()
-    file = file / _NETWORK_FILE if file.is_dir() else file
+    file = file / NETWORK_FILE if file.is_dir() else file
     stylizer = Stylizer.load(file)
     trained_with = stylizer.trained.meta.get("backbone_name")
     if trained_with is None:

@@ -53,7 +53,6 @@ from tezawari.style.swap_report import (
     write_report,
 )
 
-_NETWORK_FILE = "network.safetensors"
 # Textures that nothing was trained on: the sample's styles are of seed 1, and scenes draw theirs from another stream.
 _PASTED_SEEDS = (101, 102, 103, 104)
 _STYLE_SEED = 1
@@ -120,8 +119,7 @@ def benchmark_swap(
         raise UserError("no network is named: type benchmark.checkpoint=RUN (train one with python train.py)")
     if segmenter is None:
         raise UserError("no judge is named: type benchmark.segmenter=RUN (train one with python train.py model=stc)")
-    file = Path(checkpoint).expanduser()
-    stylizer = Stylizer.load(file / _NETWORK_FILE if file.is_dir() else file)
+    stylizer = Stylizer.load(Path(checkpoint).expanduser())
     run = Path(segmenter).expanduser()
     judge = load_trained(run, "segmenter")
     unknown = sorted(set(judge.class_names) - set(MATERIALS))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tezawari.core.errors import UserError
 from tezawari.style.network import build_network
-from tezawari.style.package import load_network, save_network
+from tezawari.style.package import NETWORK_FILE, load_network, save_network
 from tezawari.style.stylize import Stylizer
 
 NAMES = ["wood", "ふわふわ"]
@@ -40,6 +40,15 @@ def test_half_precision_halves_the_file_and_keeps_the_picture(tmp_path: Path) ->
     photo, weights = torch.rand(1, 3, 32, 32), torch.tensor([[1.0, 0.0]])
     difference = load_network(half).network(photo, weights) - network(photo, weights)
     assert 0 < difference.abs().max() < 2 / 255
+
+
+@torch.no_grad()
+def test_the_folder_of_a_run_stands_for_its_network(tmp_path: Path) -> None:
+    save_network(tmp_path / NETWORK_FILE, build_network("deepstylecam", 2), NAMES, {"steps": 7})
+    assert load_network(tmp_path).meta == {"steps": 7}
+    (tmp_path / NETWORK_FILE).unlink()
+    with pytest.raises(UserError, match="is no run with a network: train one"):
+        load_network(tmp_path)
 
 
 def _write(folder: Path, kind: str) -> Path:
