@@ -14,7 +14,7 @@ from tezawari.core.errors import UserError, did_you_mean
 from tezawari.core.schedule import recipe, warm_cosine
 from tezawari.features.backbone import default_content_layers, default_style_layers, load_backbone
 from tezawari.style.contact_sheet import save_contact_sheet
-from tezawari.style.loss import PerceptualLoss, PerceptualLosses, image_target
+from tezawari.style.loss import PerceptualLoss, PerceptualLosses, grid_pattern, image_target
 from tezawari.style.network import ConditionalNetwork, Fusion, Net, Norm, build_network
 from tezawari.style.package import NETWORK_FILE, describe_network, load_network, save_network
 from tezawari.style.style_pack import load_style_pack
@@ -26,10 +26,11 @@ class MultiStyle(pl.LightningModule):
     Args:
         net: ``deepstylecam`` (METHODS §6) or ``johnson``.
         fusion: how the style conditions the network, ``concat`` or ``cin``.
-        norm: ``batch`` or ``instance``.
+        norm: ``batch``, ``instance`` or ``settled``: see :class:`tezawari.style.network.Normalization`.
         content_weight: weight of the content loss, relative to the photo's own features.
         style_weight: weight of the style loss, relative to the style's own Gram matrices.
         tv_weight: weight of the total variation.
+        grid_weight: weight of :func:`tezawari.style.loss.grid_pattern` at the network's stride; 0 leaves it out.
         per_style_weights: style name → factor on that style's loss; 1 where not named.
         reconstruction_steps: first steps, in which the network only learns to give the photo back, whatever style is
             asked. They need no loss network, so they cost next to nothing, and spare it the steps in which a fresh
@@ -37,8 +38,10 @@ class MultiStyle(pl.LightningModule):
         style_ramp: share of all steps over which the style weight rises from 0 to its value; 0 is all of it at once. A
             deep loss network pulls so hard towards style that a young network gives the photo up.
         learning_rate: peak of Adam's learning rate; it falls to zero along a cosine.
+        style_rate: times the learning rate, for what belongs to one style alone: a sample trains one style of many, and
+            Adam moves a parameter by its learning rate whatever its gradient, so that styles part slowly. [ours]
         frozen_moments: share of the steps, at the end, that train under the running moments that are used after
-            training (batch norm only); the network then is trained as it is used.
+            training (``batch`` and ``settled``); the network then is trained as it is used.
         backbone_name: the loss network.
         backbone_weights: a file of its weights, or None for those it comes with.
         style_layers: layers of the style loss; None for the backbone's usual ones.
@@ -57,10 +60,12 @@ class MultiStyle(pl.LightningModule):
         content_weight: float = 2.0,
         style_weight: float = 5.0,
         tv_weight: float = 1.0,
+        grid_weight: float = 0.0,
         per_style_weights: dict[str, float] | None = None,
         reconstruction_steps: int = 250,
         style_ramp: float = 0.0,
         learning_rate: float = 3e-3,
+        style_rate: float = 1.0,
         frozen_moments: float = 0.25,
         backbone_name: str = "efficientnet_lite0",
         backbone_weights: str | None = None,
@@ -69,8 +74,9 @@ class MultiStyle(pl.LightningModule):
         add_styles_to: str | None = None,
     ) -> None:
         super().__init__()
-        if fusion == "cin" and norm == "batch":
-            raise UserError("model.fusion=cin conditions instance moments: add model.norm=instance")
+        if (fusion, norm) in (("cin", "batch"), ("concat", "settled")):
+            ways = "concat goes with norm=batch or instance, cin with norm=instance or settled"
+            raise UserError(f"model.fusion={fusion} model.norm={norm}: {ways}")
         self.save_hyperparameters()
         self.strict_loading = False  # the loss network's weights are not in the checkpoint: see on_save_checkpoint
         self.style_names: list[str] = []
@@ -130,15 +136,19 @@ class MultiStyle(pl.LightningModule):
         weights = one_hot(style + self.first_row, len(self.style_names))
         return self.network(content_image.contiguous(memory_format=torch.channels_last), weights.to(content_image))
 
-    def _losses(self, batch: dict[str, Any]) -> PerceptualLosses:
+    def _losses(self, batch: dict[str, Any]) -> tuple[PerceptualLosses, Tensor]:
+        """Return the losses of a batch and its grid patterns, ``(B,)``."""
         assert self.loss is not None
-        return self.loss(self(batch["image"], batch["style"]), batch["image"], batch["style"])
+        assert self.network is not None
+        stylized = self(batch["image"], batch["style"])
+        pattern = grid_pattern(stylized, self.network.bottleneck_stride)
+        return self.loss(stylized, batch["image"], batch["style"]), pattern
 
-    def _total(self, losses: PerceptualLosses, style: Tensor, style_share: float = 1.0) -> Tensor:
+    def _total(self, losses: PerceptualLosses, pattern: Tensor, style: Tensor, style_share: float = 1.0) -> Tensor:
         hparams = self.hparams
         styled = losses.style * self.style_factors[style] * style_share
         total = hparams["content_weight"] * losses.content + hparams["style_weight"] * styled
-        return (total + hparams["tv_weight"] * losses.total_variation).mean()
+        return (total + hparams["tv_weight"] * losses.total_variation + hparams["grid_weight"] * pattern).mean()
 
     def _style_share(self) -> float:
         """Return the share of the style weight that counts at this step."""
@@ -159,10 +169,10 @@ class MultiStyle(pl.LightningModule):
             error = mse_loss(self(batch["image"], batch["style"]), batch["image"])
             self.log("train/reconstruction_loss", error, prog_bar=True)
             return error
-        losses = self._losses(batch)
-        total = self._total(losses, batch["style"], self._style_share())
+        losses, pattern = self._losses(batch)
+        total = self._total(losses, pattern, batch["style"], self._style_share())
         self.log("train/loss", total, prog_bar=True)
-        self._log_parts("train", losses)
+        self._log_parts("train", losses, pattern)
         self._update_style_average(losses.style.detach(), batch["style"])
         self.log_dict(
             {f"train/style/{name}": self.style_average[i] for i, name in enumerate(self.style_names[self.first_row :])}
@@ -174,21 +184,30 @@ class MultiStyle(pl.LightningModule):
             before = self.style_average[index]
             self.style_average[index] = loss if before.isnan() else 0.9 * before + 0.1 * loss
 
-    def _log_parts(self, stage: str, losses: PerceptualLosses) -> None:
+    def _log_parts(self, stage: str, losses: PerceptualLosses, pattern: Tensor) -> None:
         means = {"content_loss": losses.content, "style_loss": losses.style, "tv_loss": losses.total_variation}
+        if self.hparams["grid_weight"]:
+            means["grid_loss"] = pattern
         self.log_dict({f"{stage}/{name}": value.mean() for name, value in means.items()}, batch_size=len(losses.style))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log the losses on photos that are not trained on."""
-        losses = self._losses(batch)
-        self.log("val/loss", self._total(losses, batch["style"]), batch_size=len(batch["style"]), prog_bar=True)
-        self._log_parts("val", losses)
+        losses, pattern = self._losses(batch)
+        total = self._total(losses, pattern, batch["style"])
+        self.log("val/loss", total, batch_size=len(batch["style"]), prog_bar=True)
+        self._log_parts("val", losses, pattern)
 
     def configure_optimizers(self) -> Any:
         """Adam whose learning rate rises over the first 2 % of the steps and falls to zero along a cosine."""
         assert self.network is not None
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.hparams["learning_rate"])
+        styles = [p for index in range(self.network.num_styles) for p in self.network.style_parameters(index)]
+        own, rate = set(styles), self.hparams["learning_rate"]
+        shared = [p for p in self.network.parameters() if p.requires_grad and p not in own]
+        groups = [
+            {"params": shared, "lr": rate},
+            {"params": [p for p in styles if p.requires_grad], "lr": rate * self.hparams["style_rate"]},
+        ]
+        optimizer = torch.optim.Adam([group for group in groups if group["params"]])
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

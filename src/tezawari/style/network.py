@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 Net = Literal["deepstylecam", "johnson"]
 Fusion = Literal["concat", "cin"]
-Norm = Literal["batch", "instance"]
+Norm = Literal["batch", "instance", "settled"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ _SHAPES: dict[str, _Shape] = {
     "deepstylecam": _Shape(widths=(16, 32, 64, 128), outer_kernel=5, down_kernel=4, residual_blocks=3),
     "johnson": _Shape(widths=(32, 64, 128), outer_kernel=9, down_kernel=3, residual_blocks=5),
 }
+
+
+# Added to a variance before its root is divided by, as PyTorch's own normalisations do.
+_EPSILON = 1e-5
+# What one more image leaves of a style's running moments.
+_MEMORY = 0.9
 
 
 def condition_at(style: Tensor, size: Sequence[int]) -> Tensor:
@@ -96,7 +102,15 @@ class Normalization(nn.Module):
 
     ``batch`` uses the batch's moments in training and their running mean after; ``instance`` uses each image's own.
     The conditional form is Dumoulin et al. (ICLR 2017), eq. 5: instance moments, then the style's scale and shift.
+
+    ``settled``, which is always conditional, is ``instance`` while it trains, and after that uses the running mean of
+    what each style's moments were. Inside a trained network they hardly differ between photos, but much between styles.
+    It learns as fast as ``instance``; afterwards a picture no longer depends on what else the photo shows, tiles are
+    exact, and the network can be exported. [ours]
     """
+
+    style_mean: Tensor
+    style_variance: Tensor
 
     def __init__(self, channels: int, norm: Norm, num_styles: int = 0) -> None:
         super().__init__()
@@ -105,15 +119,54 @@ class Normalization(nn.Module):
         self.moments: tuple[Tensor, Tensor] | None = None
         self.recording = False
         self.scale_shift = nn.ParameterList([_neutral_scale_shift(channels) for _ in range(num_styles)])
+        self.settles = norm == "settled"
+        if self.settles:
+            self.register_buffer("style_mean", torch.zeros(num_styles, channels))
+            self.register_buffer("style_variance", torch.ones(num_styles, channels))
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """Normalise ``(B, C, H, W)`` under a condition ``(B, S)`` or ``(B, S, h, w)``."""
+        if self.settles and not self.training:
+            scale, shift = self._mixed(self.settled_rows(), features, style)
+            return features * scale + shift
+        if self.settles:
+            self._follow(features.detach(), style)
         normalized = self.batch(features) if self.batch is not None else self._by_instance(features)
         if not len(self.scale_shift):
             return normalized
-        rows = torch.stack(list(self.scale_shift)).flatten(1)  # (S, 2C)
-        scale, shift = _mix(condition_at(style, features.shape[-2:]), rows).chunk(2, dim=1)
+        scale, shift = self._mixed(torch.stack(list(self.scale_shift)), features, style)
         return normalized * scale + shift
+
+    @staticmethod
+    def _mixed(rows: Tensor, features: Tensor, style: Tensor) -> tuple[Tensor, ...]:
+        """Return scale and shift, from ``rows`` ``(S, 2, C)``, at the features' places."""
+        return _mix(condition_at(style, features.shape[-2:]), rows.flatten(1)).chunk(2, dim=1)
+
+    def settled_rows(self) -> Tensor:
+        """Return ``(S, 2, C)``: what each style scales features by and adds to them, its moments included."""
+        scale, shift = torch.stack(list(self.scale_shift)).unbind(1)
+        scale = scale * (self.style_variance + _EPSILON).rsqrt()
+        return torch.stack([scale, shift - scale * self.style_mean], dim=1)
+
+    @torch.no_grad()
+    def _follow(self, features: Tensor, style: Tensor) -> None:
+        """Move each style's running moments towards those of the images that ask for it."""
+        asked = style.flatten(2).mean(2) if style.dim() == 4 else style
+        count = asked.sum(0)[:, None]
+        shares = (asked / count.T.clamp_min(1e-6)).T  # (S, B)
+        variance, mean = torch.var_mean(features, (2, 3), correction=0)
+        rate = 1 - _MEMORY**count
+        self.style_mean += rate * (shares.to(mean) @ mean - self.style_mean)
+        self.style_variance += rate * (shares.to(mean) @ variance - self.style_variance)
+
+    def add_styles(self, count: int) -> None:
+        """Add ``count`` styles, each starting as the mean of those there."""
+        start = torch.stack([row.detach() for row in self.scale_shift]).mean(0)
+        self.scale_shift.extend(nn.Parameter(start.clone()) for _ in range(count))
+        if self.settles:
+            for name in ("style_mean", "style_variance"):
+                moments = getattr(self, name)
+                setattr(self, name, torch.cat([moments, moments.mean(0, keepdim=True).expand(count, -1)]))
 
     def _by_instance(self, features: Tensor) -> Tensor:
         if self.recording:
@@ -143,6 +196,11 @@ class StyleFusion(nn.Module):
     def _new_row(self) -> nn.Parameter:
         channels = self.features.out_channels
         return nn.Parameter(torch.randn(channels))
+
+    def add_styles(self, count: int) -> None:
+        """Add ``count`` styles, each starting as the mean of those there."""
+        start = torch.stack([row.detach() for row in self.style_rows]).mean(0)
+        self.style_rows.extend(nn.Parameter(start.clone()) for _ in range(count))
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """Fuse ``(B, C, H, W)`` features with a condition ``(B, S)`` or ``(B, S, h, w)``."""
@@ -222,20 +280,21 @@ class ConditionalNetwork(nn.Module):
         net: ``deepstylecam`` or ``johnson``.
         num_styles: how many styles, at least one.
         fusion: ``concat`` or ``cin``.
-        norm: ``batch`` or ``instance``; ``cin`` knows only ``instance``.
+        norm: ``batch`` or ``instance`` for ``concat``, ``instance`` or ``settled`` for ``cin``.
 
     Raises:
-        ValueError: for an unknown ``net``, ``fusion`` or ``norm``, no style, or ``cin`` with ``batch``.
+        ValueError: for an unknown ``net``, ``fusion`` or ``norm``, no style, or a fusion that does not go with
+            the norm.
     """
 
     def __init__(self, net: Net, num_styles: int, fusion: Fusion = "concat", norm: Norm = "batch") -> None:
         super().__init__()
-        if net not in _SHAPES or fusion not in ("concat", "cin") or norm not in ("batch", "instance"):
+        if net not in _SHAPES or fusion not in ("concat", "cin") or norm not in get_args(Norm):
             raise ValueError(f"unknown network: net={net}, fusion={fusion}, norm={norm}")
         if num_styles < 1:
             raise ValueError("a conditional network needs at least one style")
-        if fusion == "cin" and norm == "batch":
-            raise ValueError("fusion=cin conditions instance moments: use norm=instance")
+        if (fusion, norm) in (("cin", "batch"), ("concat", "settled")):
+            raise ValueError(f"fusion={fusion} does not go with norm={norm}: cin with instance or settled, or concat")
         self.net, self.fusion, self.norm, self.num_styles = net, fusion, norm, num_styles
         shape = _SHAPES[net]
         widths, kernel, down = shape.widths, shape.outer_kernel, shape.down_kernel
@@ -293,13 +352,18 @@ class ConditionalNetwork(nn.Module):
     def _style_lists(self) -> list[nn.ParameterList]:
         if self.style_fusion is not None:
             return [self.style_fusion.style_rows]
-        return [module.scale_shift for module in self.modules() if isinstance(module, Normalization)]
+        return [module.scale_shift for module in self._normalizations()]
+
+    def _normalizations(self) -> list[Normalization]:
+        return [module for module in self.modules() if isinstance(module, Normalization)]
 
     def add_styles(self, count: int) -> None:
         """Add ``count`` styles, each starting as the mean of those there; what is there is not touched."""
-        for rows in self._style_lists():
-            start = torch.stack([row.detach() for row in rows]).mean(0)
-            rows.extend(nn.Parameter(start.clone()) for _ in range(count))
+        if self.style_fusion is not None:
+            self.style_fusion.add_styles(count)
+        else:
+            for module in self._normalizations():
+                module.add_styles(count)
         self.num_styles += count
 
     def train_only_styles(self, indices: Sequence[int]) -> None:
@@ -312,17 +376,16 @@ class ConditionalNetwork(nn.Module):
 
     def freeze_moments(self) -> None:
         """Normalise by the running moments from now on, also in training (until the next ``train()``)."""
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        for module in self._normalizations():
+            module.eval()
 
     @contextmanager
     def moments_of(self, content_image: Tensor, style: Tensor) -> Iterator[None]:
         """Within the block, normalise instances by the moments of this image rather than by each input's own.
 
-        The tiles of a large photo then agree with each other. Batch normalisation needs none of it.
+        The tiles of a large photo then agree with each other. Moments that are constants need none of it.
         """
-        instances = [m for m in self.modules() if isinstance(m, Normalization) and m.batch is None]
+        instances = self._normalizations() if self.norm == "instance" else []
         try:
             for module in instances:
                 module.recording = True

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tezawari.features.backbone import Backbone, load_backbone
 from tezawari.features.gram import gram_matrix
-from tezawari.style.loss import PerceptualLoss, gram_distance, style_targets, total_variation
+from tezawari.style.loss import PerceptualLoss, gram_distance, grid_pattern, style_targets, total_variation
 
 LAYERS = ("relu1_2", "relu2_1")
 
@@ -67,3 +67,21 @@ def test_descending_the_gradient_descends_the_loss(backbone: Backbone) -> None:
     (gradient,) = torch.autograd.grad(before, picture)
     step = 1e-2 * gradient / gradient.abs().max()
     assert loss(picture.detach() - step, photo, torch.tensor([1])).style.sum() < 0.99 * before.detach()
+
+
+def test_a_pattern_in_every_cell_is_seen_and_a_picture_of_flat_cells_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tile = torch.rand(1, 3, 4, 4, generator=generator)
+    flat = torch.rand(1, 3, 6, 5, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert grid_pattern(flat, 4).item() < 1e-12
+    variance = tile.flatten(2).var(-1, correction=0).mean()
+    torch.testing.assert_close(grid_pattern(tile.repeat(1, 1, 6, 5), 4), variance[None])
+    torch.testing.assert_close(grid_pattern(flat + tile.repeat(1, 1, 6, 5), 4), variance[None], rtol=1e-4, atol=0)
+    cut = torch.nn.functional.pad(flat, (0, 3, 0, 2), value=9.0)
+    torch.testing.assert_close(grid_pattern(cut, 4), grid_pattern(flat, 4))
+
+
+def test_noise_is_no_grid_pattern() -> None:
+    """Over N cells the mean cell of independent pixels keeps a variance of one Nth: nothing repeats in them."""
+    noise = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    assert grid_pattern(noise, 8).item() < 2 * noise.var().item() / 32**2
