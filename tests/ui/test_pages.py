@@ -188,6 +188,39 @@ def test_two_people_see_each_others_marks_and_where_they_differ(studio: Running,
     assert pages[0].locator(".lane").count() == 3
 
 
+def test_the_keyboard_stays_where_it_was_when_a_part_of_the_page_is_made_anew(
+    studio: Running, open_page: OpenPage
+) -> None:
+    page = open_page(f"{studio.url}/#/annotate/{SET}")
+    page.wait_for_selector(".grid:focus .cell.active")
+    last = IMAGES - 1
+    for key, place in (("End", last), ("ArrowUp", None), ("ArrowDown", last)):
+        page.keyboard.press(key)
+        if place is not None:
+            page.wait_for_selector(f".cell[data-index='{place}'].active")
+    page.focus(".verbs .no")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".verbs .no:focus[aria-pressed=true]")
+    page.focus("select[aria-label=Order]")
+    page.keyboard.press("ArrowUp")
+    page.wait_for_selector("select[aria-label=Order]:focus")
+    page.focus(".tools [lang=ja]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1:lang(ja)")
+    page.focus(".tab[href='#/words']")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("main.words:focus h1")
+
+
+def test_a_studio_that_is_gone_is_said_on_the_page(open_page: OpenPage, tmp_path: Path) -> None:
+    with running(Settings(tmp_path)) as server:
+        page = open_page(f"{server.url}/#/collect")
+        page.wait_for_selector(".empty")
+        assert page.locator(".gone").is_hidden()
+        server.process.kill()
+        page.wait_for_selector(".gone:visible")
+
+
 def test_without_a_segmenter_the_page_says_what_to_type(studio: Running, open_page: OpenPage) -> None:
     page = open_page(f"{studio.url}/#/segment")
     assert "tezawari studio --segmenter" in page.inner_text("pre")

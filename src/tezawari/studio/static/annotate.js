@@ -1,10 +1,10 @@
 // Annotate: a grid of a set's images; each verdict is on the server's disk before it stays on the screen.
 
-import { follow, get, post } from "./api.js";
-import { h, icon, isTyping, replace } from "./dom.js";
+import { get, post } from "./api.js";
+import { h, icon, isTyping, renew, replace } from "./dom.js";
 import { virtualGrid } from "./grid.js";
 import { t } from "./i18n.js";
-import { progress } from "./jobs.js";
+import { followIn } from "./jobs.js";
 import { covers, listSets, picture, thumbnailUrl } from "./sets.js";
 import { remember, settings } from "./settings.js";
 import { explain, toast } from "./toast.js";
@@ -28,7 +28,7 @@ function chooseSet(main) {
   replace(main, h("div", { class: "column" }, h("h1", {}, t("annotate.title")), h("p", { class: "lead" }, t("annotate.lead")), list));
   listSets().then((sets) => {
     const shown = sets.filter((set) => !set.hidden && set.images > 0);
-    replace(list, shown.length ? shown.map((set) => h("a", { class: "card set", href: `#/annotate/${set.id}` }, covers(set), h("strong", { lang: "ja" }, set.word), h("span", { class: "soft" }, t("sets.images", { count: set.images })))) : h("p", {}, h("a", { href: "#/collect" }, t("annotate.none"))));
+    replace(list, shown.length ? shown.map((set) => h("a", { class: "card set", href: `#/annotate/${set.id}` }, covers(set), h("strong", { lang: "ja" }, set.word), h("span", { class: "soft" }, t("sets.images", { count: set.images })))) : h("div", { class: "card empty" }, h("p", {}, t("annotate.none")), h("a", { class: "button", href: "#/collect" }, icon("collect"), t("page.collect"))));
   }, explain);
   return () => {};
 }
@@ -227,7 +227,7 @@ function judge(main, set) {
     const button = event.currentTarget;
     button.disabled = true;
     try {
-      const job = await follow(await post(`/api/sets/${set.id}/rank`, {}), (each) => replace(jobLine, progress(each)));
+      const job = await followIn(jobLine, await post(`/api/sets/${set.id}/rank`, {}));
       if (job.state === "done") {
         set = await get(`/api/sets/${set.id}`);
         state.order = String(set.passes.at(-1)?.number ?? "search");
@@ -238,7 +238,6 @@ function judge(main, set) {
     } catch (error) {
       explain(error);
     } finally {
-      replace(jobLine);
       button.disabled = false;
     }
   }
@@ -252,7 +251,7 @@ function judge(main, set) {
       h("h2", {}, t("agreement")),
       h("p", { class: "soft" }, t("agreement.what")),
       pairs.length
-        ? h("table", {}, h("thead", {}, h("tr", {}, ["who", "both", "same", "kappa"].map((each) => h("th", {}, t(`agreement.${each}`))))), h("tbody", {}, pairs.map((pair) => h("tr", {}, h("td", {}, `${pair.first} · ${pair.second}`), h("td", {}, String(pair.images)), h("td", {}, `${Math.round((100 * pair.agreed) / pair.images)} %`), h("td", {}, pair.kappa === null ? "—" : pair.kappa.toFixed(2))))))
+        ? h("table", {}, h("thead", {}, h("tr", {}, ["who", "both", "same", "kappa"].map((each) => h("th", {}, t(`agreement.${each}`))))), h("tbody", {}, pairs.map((pair) => h("tr", {}, h("td", {}, `${pair.first} · ${pair.second}`), h("td", {}, String(pair.images)), h("td", {}, `${Math.round((100 * pair.agreed) / pair.images)} %`), h("td", {}, pair.kappa === null ? "—" : pair.kappa.toFixed(2))))))
         : h("p", {}, t("agreement.none")),
       h("form", { method: "dialog", class: "row" }, h("button", { class: "primary" }, t("close")), pairs.some((pair) => pair.differing.length) && h("button", { class: "button", onclick: () => { state.filter = "differ"; toolbar(); lay(); } }, t("agreement.show"))),
     );
@@ -260,14 +259,14 @@ function judge(main, set) {
     dialog.showModal();
   }
 
-  const name = h("input", { type: "text", maxlength: "40", value: settings.annotator, placeholder: t("annotate.name"), "aria-label": t("annotate.name"), autocomplete: "nickname", onchange: () => { remember({ annotator: name.value.trim().normalize("NFC") }); lay(); } });
+  const name = h("input", { type: "text", maxlength: "40", value: settings.annotator, placeholder: t("annotate.name"), title: t("annotate.name"), "aria-label": t("annotate.name"), autocomplete: "nickname", onchange: () => { remember({ annotator: name.value.trim().normalize("NFC") }); lay(); } });
   const bar = h("div", { class: "toolbar" });
 
   function toolbar() {
     const order = h("select", { "aria-label": t("order"), onchange: () => { state.order = order.value; state.side = false; toolbar(); lay(); } }, ["search", ...set.passes.map((each) => String(each.number))].map((which) => h("option", { value: which, selected: which === state.order }, passName(which))));
     const filter = h("select", { "aria-label": t("filter"), onchange: () => { state.filter = filter.value; lay(); } }, Object.keys(FILTERS).map((which) => h("option", { value: which, selected: which === state.filter }, t(`filter.${which}`))));
     const verb = (value) => h("button", { class: value ? "yes" : "no", "aria-pressed": String(state.verb === value), onclick: () => { state.verb = value; toolbar(); } }, t(value ? "verdict.accept" : "verdict.reject"));
-    replace(
+    renew(
       bar,
       h("a", { href: "#/annotate", class: "back", "aria-label": t("back") }, "←"),
       h("h1", { lang: "ja" }, set.word),
@@ -279,8 +278,8 @@ function judge(main, set) {
       order,
       set.passes.length > 0 && h("button", { class: "button wide-only", "aria-pressed": String(state.side), onclick: () => { state.side = !state.side; toolbar(); lay(); } }, t("order.side")),
       h("button", { class: "button", onclick: rank }, t("annotate.rank")),
-      h("button", { class: "button", onclick: showAgreement }, "κ ", t("agreement")),
-      h("button", { class: "button", onclick: undo, title: "Ctrl+Z" }, icon("undo"), t("undo")),
+      h("button", { class: "button", onclick: showAgreement }, t("agreement")),
+      h("button", { class: "button undo", onclick: undo, title: "Ctrl+Z" }, icon("undo"), t("undo")),
     );
   }
 

@@ -5,10 +5,8 @@ import { h, icon, replace } from "./dom.js";
 import { virtualGrid } from "./grid.js";
 import { t } from "./i18n.js";
 import { followInCard } from "./jobs.js";
-import { covers, licence, listSets, picture, putAway, thumbnailUrl } from "./sets.js";
+import { covers, licence, listSets, picture, putAway, sourceName, thumbnailUrl } from "./sets.js";
 import { explain, toast } from "./toast.js";
-
-const sourceName = (image) => t(`source.${image.source}`, {}, image.source);
 
 const kept = { word: "", nouns: "", sources: null, limit: 200, backbone: "", layer: "", language: "ja" };
 
@@ -42,8 +40,11 @@ export function mount(main, studio, [id]) {
     }
   };
   const source = ({ name, unready }) => {
-    const box = h("input", { type: "checkbox", checked: kept.sources.includes(name), disabled: unready !== null, onchange: () => { kept.sources = box.checked ? [...kept.sources, name] : kept.sources.filter((each) => each !== name); } });
-    return h("label", { class: `chip${unready === null ? "" : " off"}`, title: unready }, box, h("span", {}, t(`source.${name}`, {}, name)), unready !== null && h("small", {}, t("collect.key")));
+    const title = h("span", {}, t(`source.${name}`, {}, name));
+    const [variable] = /TEZAWARI_\w+/.exec(unready) ?? [];
+    if (unready !== null) return h("button", { type: "button", class: "chip off", title: unready, onclick: () => toast(variable ? t("collect.key.how", { source: title.textContent, variable }) : unready) }, title, h("small", {}, t("collect.key")));
+    const box = h("input", { type: "checkbox", checked: kept.sources.includes(name), onchange: () => { kept.sources = box.checked ? [...kept.sources, name] : kept.sources.filter((each) => each !== name); } });
+    return h("label", { class: "chip" }, box, title);
   };
 
   async function begin(event) {
@@ -56,6 +57,7 @@ export function mount(main, studio, [id]) {
       const job = await post("/api/sets", { word: kept.word, nouns: nounsOf(kept.nouns), sources: kept.sources, limit: kept.limit, language: kept.language, ...(kept.backbone && { backbone: kept.backbone }), layer: kept.layer || null });
       word.select();
       watch(job);
+      live.lastChild.scrollIntoView({ block: "nearest" });
     } catch (error) {
       explain(error);
     }
@@ -91,7 +93,7 @@ export function mount(main, studio, [id]) {
     return h(
       "article",
       { class: "card set" },
-      h("a", { href: `#/collect/${set.id}`, "aria-label": set.word }, covers(set)),
+      h("a", { href: `#/collect/${set.id}`, tabindex: "-1", "aria-hidden": "true" }, covers(set)),
       h("div", { class: "row" }, h("a", { href: `#/collect/${set.id}`, class: "title" }, h("strong", { lang: "ja" }, set.word)), h("span", { class: "grow" }), h("button", { class: "bare", "aria-label": t("sets.remove", { word: set.word }), title: t("sets.remove", { word: set.word }), onclick: () => putAway(set, refresh) }, icon("close"))),
       h("p", { class: "soft" }, [t("sets.images", { count: set.images }), set.ranked ? t("sets.ranked") : ""].filter(Boolean).join(" · ")),
       set.images > 0 && h("div", { class: "row tight" }, h("a", { class: "text", href: `#/annotate/${set.id}` }, t("page.annotate")), h("span", { class: "grow" }), icon("download"), h("span", { class: "soft" }, "ZIP"), zip(50, "50"), zip(100, "100"), zip(null, t("sets.all"))),
@@ -154,6 +156,7 @@ function showSet(main, id) {
         thumb.onclick = () => picture(set.id, image);
         thumb.setAttribute("aria-label", image.title || String(index + 1));
         thumb.firstChild.setAttribute("src", thumbnailUrl(set.id, image.id));
+        what.title = image.title;
         replace(what, h("strong", {}, image.title || "—"), h("span", { class: "soft" }, image.author));
         replace(terms, licence(image));
         replace(where, image.page_url ? h("a", { href: image.page_url, target: "_blank", rel: "noopener noreferrer" }, sourceName(image)) : sourceName(image));

@@ -52,6 +52,15 @@ export function replace(parent, ...children) {
   parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
 }
 
+const controlsOf = (parent) => [...parent.querySelectorAll("a[href], button, input, select, summary")];
+
+// Makes a part of the page anew; the keyboard stays on the control that takes the place of the one it was on.
+export function renew(parent, ...children) {
+  const held = controlsOf(parent).indexOf(document.activeElement);
+  replace(parent, ...children);
+  if (held >= 0) controlsOf(parent)[held]?.focus({ preventScroll: true });
+}
+
 export function debounce(action, milliseconds) {
   let timer = 0;
   return (...values) => {

@@ -80,7 +80,9 @@ export function virtualGrid({ label, width, height, fill, make, columns: fixed =
     if (!(event.key in steps) || event.ctrlKey || event.altKey) return;
     event.preventDefault();
     const to = active + steps[event.key];
-    if (Math.abs(steps[event.key]) === columns && (to < 0 || to >= items.length)) return;
+    // From the last row but one there is a way down even where the last one is short.
+    const below = Math.floor(active / columns) < Math.floor((items.length - 1) / columns);
+    if (Math.abs(steps[event.key]) === columns && (to < 0 || (to >= items.length && !below))) return;
     activate(to);
   });
   const watch = new ResizeObserver(layout);

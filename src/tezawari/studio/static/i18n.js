@@ -33,7 +33,7 @@ const PHRASES = {
   "restyle.title": ["Give a photo another touch", "写真の手触りをかえる"],
   "restyle.lead": ["One small network, many styles. Mix them with sliders, or paint each where you want it.", "小さなネットワークひとつで、いくつもの画風を。スライダーで混ぜたり、好きなところにだけ塗ったりできます。"],
   "restyle.color": ["Keep the photo’s colours", "写真の色を残す"],
-  "restyle.download": ["Full size", "原寸で保存"],
+  "restyle.download": ["Save full size", "原寸で保存"],
   "restyle.full": ["Making the full size…", "原寸で描いています…"],
   styles: ["Styles", "画風"],
   "styles.all": ["All", "すべて"],
@@ -50,6 +50,7 @@ const PHRASES = {
   "paint.keep": ["the photo as it is", "元の写真のまま"],
   "paint.erase": ["eraser", "消しゴム"],
   "paint.clear": ["Clear the paint", "塗りをすべて消す"],
+  "paint.done": ["Put the brush down", "筆を置く"],
   "paint.canvas": ["Painted regions", "塗った領域"],
   modes: ["Ways to restyle", "描きかえ方"],
   "modes.mix": ["Mix and paint", "混ぜる・塗る"],
@@ -87,10 +88,11 @@ const PHRASES = {
   "collect.lead": ["Images are searched, checked and ranked twice: the first ones teach what the word looks like.", "画像を探し、確かめ、二度並べかえます。初めの画像から、その言葉の見た目を学びます。"],
   "collect.word": ["Word", "言葉"],
   "collect.nouns": ["Together with", "一緒に探す名詞"],
-  "collect.nouns.how": ["Nouns, with spaces between. Each source is also searched for the word with each of them; all that is found goes into the word’s set.", "名詞を空白で区切って入れると、言葉と組み合わせた検索も行い、見つかった画像はすべてこの言葉に集めます。"],
+  "collect.nouns.how": ["Nouns, with spaces between: the word is searched with each of them as well.", "空白で区切って入れると、それぞれと組み合わせた検索もします。"],
   "collect.sources": ["Sources", "探すところ"],
   "collect.source.first": ["Choose at least one source.", "探すところを選んでください。"],
   "collect.key": ["needs a key", "鍵が必要"],
+  "collect.key.how": ["{source} asks for a key: set the environment variable {variable}, then start the studio again.", "{source} には鍵が必要です。環境変数 {variable} に設定し、スタジオを起動し直してください。"],
   "collect.limit": ["Most images", "最大枚数"],
   "collect.language": ["Language", "言語"],
   "collect.more": ["Ranking", "並べかえ"],
@@ -143,7 +145,7 @@ const PHRASES = {
   "order.pass": ["Pass {number}", "並べかえ {number}"],
   "order.side": ["Side by side", "並べて見る"],
   filter: ["Which images", "表示"],
-  "filter.all": ["All", "すべて"],
+  "filter.all": ["All images", "すべての画像"],
   "filter.open": ["Open", "未定"],
   "filter.yes": ["Fitting", "合う"],
   "filter.no": ["Not fitting", "合わない"],
@@ -178,13 +180,13 @@ const PHRASES = {
   "words.pictures": ["Images of {word}", "{word} の画像"],
   "words.confusion": ["Which is taken for which", "言葉の取り違え"],
   "words.confusion.how": ["Rows: the word that images were collected for. Columns: the word that they are taken for. Per cent of the row.", "行は画像を集めた言葉、列は機械が選んだ言葉。数字は行ごとの割合（%）です。"],
-  "words.accuracy": ["{value} % are taken for their own word (95 %: {low} – {high}; guessing {guessing}).", "正しく見分けた割合は {value} %（95 % 区間 {low} – {high}、当て推量は {guessing}）。"],
+  "words.accuracy": ["{value} % are taken for their own word (95 % interval: {low} – {high} %; guessing: {guessing} %).", "正しく見分けた割合は {value} %（95 % 信頼区間 {low} – {high} %、当て推量なら {guessing} %）。"],
   "words.shared": ["{count} images that two words share are left out.", "二つの言葉に共通する {count} 枚は除きました。"],
   "words.shared.all": ["The words share {count} images and have too few of their own: collect more of each.", "共通の画像が {count} 枚あり、それぞれだけの画像が足りません。さらに集めてください。"],
   "words.second": ["Words are told from each other where there are two or more: collect a second one with as many images, and measure again.", "取り違えは二語以上で測ります。同じ枚数の言葉をもう一つ集めて、もう一度測ってください。"],
   "words.often": ["Most often mistaken", "よくある取り違え"],
-  "words.when": ["Measured {when}: {images} images of each word against {random} random ones, by {features}. Lines across the bars: 95 % intervals.", "{when} に測定。一語 {images} 枚を無関係な {random} 枚と比較（{features}）。棒に重なる線は 95 % 信頼区間です。"],
-  "words.random": ["Sets of random images, at the mark: recognisability {precision} % (chance {chance}), entropy {entropy} bits.", "棒の印は無関係な画像の値：認識性 {precision} %（偶然 {chance}）、エントロピー {entropy} ビット。"],
+  "words.when": ["Measured {when}: {images} images of each word against {random} random ones, by {features}. Lines across the bars: 95 % intervals.", "{when} に測定。一語 {images} 枚を無関係な {random} 枚と比較（{features}）。棒に重なる線は 95 % 信頼区間です。"],
+  "words.random": ["Sets of random images, at the mark: recognisability {precision} % (chance {chance} %), entropy {entropy} bits.", "棒の印は無関係な画像の値：認識性 {precision} %（偶然 {chance} %）、エントロピー {entropy} ビット。"],
   "words.crops": ["The random images are crops of a few photographs, which are easily told apart: compare words with each other only. For a figure of its own start the studio with --negatives and a folder of many photos.", "無関係な画像は数枚の写真の切り抜きで、見分けやすいため、値は言葉どうしの比較にだけ使えます。値そのものを知るには、多くの写真のフォルダーを --negatives で指定してスタジオを起動してください。"],
   "words.left": ["Not measured, with fewer than {count} images: {left}.", "画像が {count} 枚に足りず測らなかった言葉：{left}。"],
 
@@ -204,11 +206,12 @@ const PHRASES = {
   "method.gradcam": ["Grad-CAM", "Grad-CAM"],
   "method.dcsm": ["DCSM", "DCSM"],
 
-  jobs: ["Work under way", "作業"],
+  jobs: ["Work", "作業"],
   "jobs.none": ["Nothing yet.", "まだありません。"],
   "kind.restyle": ["Restyle", "描きかえ"],
-  "kind.styles": ["Thumbnails", "見本づくり"],
+  "kind.styles": ["Style thumbnails", "見本づくり"],
   "kind.segment": ["Segment", "分ける"],
+  "kind.bot": ["Photo bot", "写真ボット"],
   "kind.swap": ["Swap", "入れ替え"],
   "kind.collect": ["Collect", "集める"],
   "kind.rank": ["Rank", "並べかえ"],
@@ -219,11 +222,12 @@ const PHRASES = {
   "state.done": ["done", "完了"],
   "state.failed": ["failed", "失敗"],
   "state.cancelled": ["cancelled", "中止"],
+  "phase.answering": ["Answering", "答えています"],
   "phase.restyling": ["Restyling", "描いています"],
   "phase.segmenting": ["Segmenting", "分けています"],
   "phase.searching": ["Searching", "探しています"],
   "phase.fetching": ["Fetching", "集めています"],
-  "phase.drawing": ["Thumbnails", "縮小しています"],
+  "phase.drawing": ["Making thumbnails", "縮小しています"],
   "phase.ranking": ["Ranking", "並べています"],
   "phase.packing": ["Packing", "まとめています"],
   "phase.choosing": ["Choosing images", "画像を選んでいます"],
@@ -292,6 +296,13 @@ const STYLES = {
   wave_crop: ["Great Wave · Hokusai", "神奈川沖浪裏 · 北斎"],
 };
 
+// Of the classes of the Flickr Material Database and of PASCAL VOC; a network's own names are English already.
+const CLASSES_JA = {
+  fabric: "布", foliage: "葉", glass: "ガラス", leather: "革", metal: "金属", paper: "紙", plastic: "プラスチック", stone: "石", water: "水", wood: "木",
+  aeroplane: "飛行機", bicycle: "自転車", bird: "鳥", boat: "船", bottle: "瓶", bus: "バス", car: "車", cat: "猫", chair: "椅子", cow: "牛",
+  diningtable: "食卓", dog: "犬", horse: "馬", motorbike: "バイク", person: "人", pottedplant: "鉢植え", sheep: "羊", sofa: "ソファー", train: "電車", tvmonitor: "テレビ",
+};
+
 const place = () => (settings.language === "ja" ? 1 : 0);
 
 // `missing` is what a phrase that is not here reads as; the key itself where it is left out.
@@ -300,4 +311,6 @@ export function t(key, values = {}, missing = key) {
   return phrase === undefined ? missing : phrase.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 }
 
-export const styleName = (name) => STYLES[name]?.[place()] ?? name.replaceAll("_", " ");
+export const className = (name) => (settings.language === "ja" ? CLASSES_JA[name] : null) ?? name;
+
+export const styleName = (name) => STYLES[name]?.[place()] ?? className(name).replaceAll("_", " ");

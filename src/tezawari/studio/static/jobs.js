@@ -1,7 +1,7 @@
 // The list of what the studio is working on, behind one button.
 
 import { follow, get, isOver, post } from "./api.js";
-import { h, icon, replace } from "./dom.js";
+import { h, icon, renew, replace } from "./dom.js";
 import { t } from "./i18n.js";
 import { explain } from "./toast.js";
 
@@ -27,22 +27,34 @@ async function cancel(job) {
   }
 }
 
-export function cancelButton(job) {
+function cancelButton(job) {
   return h("button", { class: "text", onclick: () => cancel(job) }, t("cancel"));
 }
 
-// A job in a card of its own, which can cancel it and goes when it is over; the job as it ended.
+// A job where it was asked for, and what cancels it, until it is over; the job as it ended.
+export async function followIn(holder, job, signal, title = () => null) {
+  const said = h("div", { class: "said" });
+  // Never made anew: a button that is replaced while it is pressed is not clicked.
+  replace(holder, said, cancelButton(job));
+  try {
+    return await follow(job, (state) => replace(said, title(state), progress(state)), signal);
+  } finally {
+    replace(holder);
+  }
+}
+
 export async function followInCard(holder, job, title, signal) {
   const card = h("div", { class: "card job" });
   holder.append(card);
   try {
-    return await follow(job, (state) => replace(card, title(state), progress(state), !isOver(state) && cancelButton(state)), signal);
+    return await followIn(card, job, signal, title);
   } finally {
     card.remove();
   }
 }
 
-export function jobsButton() {
+// `reached` is told, each time the list is asked for, whether the server answered.
+export function jobsButton(reached) {
   const count = h("span", { class: "count", hidden: true });
   const list = h("div", { class: "joblist" });
   const panel = h("div", { class: "panel", popover: "auto", id: "jobs", "aria-label": t("jobs") }, h("h2", {}, t("jobs")), list);
@@ -53,13 +65,14 @@ export function jobsButton() {
       return;
     }
     if (document.hidden) return;
-    const jobs = await get("/api/jobs").catch(() => null);
-    if (jobs === null) return;
+    const jobs = await get("/api/jobs").catch((error) => error);
+    reached(jobs.code !== "offline");
+    if (!Array.isArray(jobs)) return;
     const active = jobs.filter((job) => !isOver(job)).length;
     count.hidden = active === 0;
     count.textContent = String(active);
     if (!panel.matches(":popover-open")) return;
-    replace(
+    renew(
       list,
       jobs.length === 0 && h("p", { class: "soft" }, t("jobs.none")),
       jobs.slice(0, 12).map((job) =>

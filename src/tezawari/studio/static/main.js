@@ -30,20 +30,22 @@ function frame() {
   document.title = `${t(`page.${page}`)} · 手触り`;
   const link = (name) =>
     h("a", { href: `#/${name}`, class: "tab", "aria-current": name === page ? "page" : null }, icon(name), h("span", {}, t(`page.${name}`)));
+  const again = (selector) => { show(); document.querySelector(selector)?.focus({ preventScroll: true }); };
   const language = h(
     "div",
     { class: "segmented small", role: "group", "aria-label": t("language") },
     Object.entries(LANGUAGES).map(([code, name]) =>
-      h("button", { lang: code, "aria-pressed": String(code === settings.language), "aria-label": name[1], onclick: () => { remember({ language: code }); show(); } }, name[0]),
+      h("button", { lang: code, "aria-pressed": String(code === settings.language), "aria-label": name[1], onclick: () => { remember({ language: code }); again(`.tools [lang="${code}"]`); } }, name[0]),
     ),
   );
   const theme = h(
     "button",
-    { class: "bare", title: t(dark ? "theme.light" : "theme.dark"), "aria-label": t(dark ? "theme.light" : "theme.dark"), onclick: () => { remember({ theme: dark ? "light" : "dark" }); show(); } },
+    { class: "bare theme", title: t(dark ? "theme.light" : "theme.dark"), "aria-label": t(dark ? "theme.light" : "theme.dark"), onclick: () => { remember({ theme: dark ? "light" : "dark" }); again(".tools .theme"); } },
     icon(dark ? "sun" : "moon"),
   );
   const help = h("button", { class: "bare wide-only", title: t("help.title"), "aria-label": t("help.title"), onclick: () => showHelp(page) }, icon("help"));
   const main = h("main", { id: "main", tabindex: "-1", class: `page ${page}` });
+  const gone = h("p", { class: "gone", role: "status", hidden: true }, t("error.offline"));
   replace(
     app,
     h("a", { class: "skip", href: "#main", onclick: (event) => { event.preventDefault(); main.focus(); } }, t("skip")),
@@ -52,8 +54,9 @@ function frame() {
       { class: "bar" },
       h("a", { href: "#/restyle", class: "brand", "aria-label": "tezawari" }, h("span", { class: "mark", lang: "ja" }, "手触り"), h("span", { class: "latin" }, "tezawari")),
       h("nav", { class: "tabs", "aria-label": t("pages") }, Object.keys(PAGES).map(link)),
-      h("div", { class: "tools" }, studio && jobsButton(), language, theme, help),
+      h("div", { class: "tools" }, studio && jobsButton((answered) => { gone.hidden = answered; }), language, theme, help),
     ),
+    gone,
     main,
   );
   return main;
@@ -119,7 +122,13 @@ async function takeToken() {
   await post("/api/session", { token: decodeURIComponent(found[1]) }).catch(explain);
 }
 
-addEventListener("hashchange", () => studio && show());
+addEventListener("hashchange", () => {
+  if (!studio) return;
+  show();
+  // The link that led here is gone with the old frame: readers and the Tab key go on from the page.
+  document.getElementById("main").focus({ preventScroll: true });
+  scrollTo(0, 0);
+});
 addEventListener("keydown", (event) => {
   if (isTyping(event) || event.ctrlKey) return;
   if (event.key === "?" && !document.querySelector("dialog[open]")) showHelp(address().page);

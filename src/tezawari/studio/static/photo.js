@@ -97,7 +97,7 @@ export function photoIntake(target, taken, compact = false) {
     if (photo) taken(photo);
   };
   const input = h("input", { type: "file", accept: TYPES, class: "hidden-input", "aria-label": t("photo.choose"), onchange: () => { if (input.files[0]) bring(upload(input.files[0])); input.value = ""; } });
-  const choose = h("label", { class: "button primary" }, icon("plus"), t("photo.choose"), input);
+  const choose = h("label", { class: compact ? "button" : "button primary" }, icon("plus"), t("photo.choose"), input);
   const camera = h("button", { class: "button", onclick: () => shoot((blob) => bring(upload(blob))) }, icon("camera"), t("camera"));
   listen(target, bring);
   const buttons = h("div", { class: "row" }, choose, camera, !compact && h("button", { class: "text", onclick: () => bring(sample()) }, t("photo.sample")), note);

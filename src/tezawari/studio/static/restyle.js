@@ -2,9 +2,9 @@
 
 import { fileOf, follow, post, save, send } from "./api.js";
 import { compare } from "./compare.js";
-import { debounce, h, icon, isTyping, replace } from "./dom.js";
-import { styleName, t } from "./i18n.js";
-import { progress } from "./jobs.js";
+import { debounce, h, icon, isTyping, renew, replace } from "./dom.js";
+import { className, styleName, t } from "./i18n.js";
+import { followIn } from "./jobs.js";
 import { readMask } from "./masks.js";
 import { paintLayer } from "./paint.js";
 import { photoIntake, photoUrl } from "./photo.js";
@@ -14,6 +14,8 @@ import { explain, toast } from "./toast.js";
 // Told apart by hue first, by lightness for those who see few hues.
 const COLORS = [[47, 111, 176], [214, 96, 48], [62, 142, 92], [168, 72, 140], [208, 168, 40], [96, 84, 176], [40, 156, 164], [180, 56, 64]];
 const KEEP_COLOR = [250, 246, 236];
+const ERASER_COLOR = [140, 134, 124];
+const isLight = ([red, green, blue]) => 0.3 * red + 0.59 * green + 0.11 * blue > 140;
 
 // Kept while other pages are shown. `parts`: what was found in the photo, the classes and their mask.
 const kept = { photo: null, thumbnails: null, weights: {}, layer: null, parts: null, keepColor: false, soft: 0.01, brush: null };
@@ -62,6 +64,8 @@ export function mount(main, studio, rest) {
   const said = h("p", { class: "soft", role: "status" });
   const colorOf = (place) => COLORS[place % COLORS.length];
   const status = h("p", { class: "status soft", role: "status" });
+  const brushes = h("div", { class: "brushes card", hidden: true });
+  const inPercent = (weight) => `${Math.round(weight * 100)} %`;
 
   async function mapId() {
     if (!kept.layer || kept.layer.isEmpty()) return null;
@@ -152,13 +156,12 @@ export function mount(main, studio, rest) {
     button.disabled = true;
     try {
       const wish = { photo: photo.id, labels: [], methods: [studio.methods.at(-1)], crf: true };
-      const job = await follow(await post("/api/segment", wish), (state) => replace(finding, progress(state)), ending.signal);
+      const job = await followIn(finding, await post("/api/segment", wish), ending.signal);
       const [answer] = job.result?.answers ?? [];
       if (answer && photo === kept.photo) await takeParts(fileOf(job.id, answer.mask), answer.classes);
     } catch (error) {
       explain(error);
     } finally {
-      replace(finding);
       button.disabled = false;
     }
   }
@@ -173,7 +176,7 @@ export function mount(main, studio, rest) {
     if (kept.brush === null && chooseOne()) build();
     const label = kept.brush ?? 0;
     kept.layer.paint(kept.parts.labels, value, label, label === studio.keep_paint ? 0 : studio.keep_paint);
-    said.textContent = t(label === 0 ? "parts.mixed" : "parts.painted", { name });
+    said.textContent = t(label === 0 ? "parts.mixed" : "parts.painted", { name: className(name) });
     parts.querySelector(`[data-part="${value}"]`).focus({ preventScroll: true });
   }
 
@@ -190,7 +193,7 @@ export function mount(main, studio, rest) {
   }
 
   function showParts() {
-    const chips = kept.parts?.classes.map(({ name, share }) => h("button", { class: "chip", "data-part": 1 + studio.classes.indexOf(name), onclick: () => fillPart(name) }, name, h("small", {}, `${Math.round(share * 100)} %`)));
+    const chips = kept.parts?.classes.map(({ name, share }) => h("button", { class: "chip", "data-part": 1 + studio.classes.indexOf(name), onclick: () => fillPart(name) }, className(name), h("small", {}, `${Math.round(share * 100)} %`)));
     replace(
       parts,
       h("legend", {}, t("parts")),
@@ -208,20 +211,22 @@ export function mount(main, studio, rest) {
     kept.brush = kept.brush === label ? null : label;
     if (kept.brush !== null) kept.layer.brush.label = kept.brush;
     view.element.classList.toggle("painting", kept.brush !== null);
-    for (const button of controls.querySelectorAll("[data-label]")) {
+    for (const button of main.querySelectorAll("[data-label]")) {
       button.setAttribute("aria-pressed", String(Number(button.dataset.label) === kept.brush && kept.brush !== null));
     }
-    controls.querySelector(".brushes")?.toggleAttribute("hidden", kept.brush === null);
+    brushes.hidden = kept.brush === null;
+    if (kept.brush !== null) view.element.scrollIntoView({ block: "nearest" });
   }
 
   function brushButton(label, name, color) {
-    return h("button", { class: "brush", "data-label": label, "aria-pressed": "false", title: t("paint.with", { name }), "aria-label": t("paint.with", { name }), vars: { "--paint": `rgb(${color})` }, onclick: () => choose(label) }, icon("brush"));
+    return h("button", { class: "brush", "data-label": label, "aria-pressed": "false", title: t("paint.with", { name }), "aria-label": t("paint.with", { name }), vars: { "--paint": `rgb(${color})`, "--on-paint": isLight(color) ? "#24211c" : "#fff" }, onclick: () => choose(label) }, icon("brush"));
   }
 
   function styleCard(name, place) {
     const title = styleName(name);
     const value = kept.weights[name] ?? 0;
-    const output = h("output", {}, `${Math.round(value * 100)}`);
+    const [picture, painter] = title.split(" · ");
+    const output = h("output", {}, inPercent(value));
     const card = h("div", { class: `style${value > 0 ? " on" : ""}` });
     const range = h("input", {
       type: "range", min: "0", max: "1", step: "0.05", value: String(value), "aria-label": title,
@@ -230,7 +235,7 @@ export function mount(main, studio, rest) {
     const set = (weight) => {
       range.value = String(weight);
       kept.weights[name] = weight;
-      output.textContent = `${Math.round(weight * 100)}`;
+      output.textContent = inPercent(weight);
       card.classList.toggle("on", weight > 0);
       soon();
     };
@@ -239,9 +244,8 @@ export function mount(main, studio, rest) {
       kept.weights = { [name]: 1 };
       build();
       preview();
-      controls.querySelectorAll(".style .pick")[place].focus();
     };
-    replace(card, h("button", { class: "pick", title: t("styles.only", { name: title }), "aria-label": t("styles.only", { name: title }), onclick: only }, image), h("div", { class: "name" }, h("span", {}, title), output), h("div", { class: "row tight" }, range, kept.layer && brushButton(place + 1, title, colorOf(place))));
+    replace(card, h("button", { class: "pick", title: t("styles.only", { name: title }), "aria-label": t("styles.only", { name: title }), onclick: only }, image), h("div", { class: "name", title }, h("span", {}, picture, painter && h("small", {}, painter)), output), h("div", { class: "row tight" }, range, kept.layer && brushButton(place + 1, title, colorOf(place))));
     return card;
   }
 
@@ -265,18 +269,25 @@ export function mount(main, studio, rest) {
       else view.hide();
     };
     view.element.append(kept.layer.canvas);
-    replace(stage, view.element, h("div", { class: "row under" }, photoIntake(stage, take, true), h("span", { class: "grow" }), h("button", { class: "button primary", onclick: (event) => download(event.currentTarget) }, icon("download"), t("restyle.download"))), status);
+    replace(stage, view.element, brushes, h("div", { class: "row under" }, photoIntake(stage, take, true), h("span", { class: "grow" }), h("button", { class: "button primary", onclick: (event) => download(event.currentTarget) }, icon("download"), t("restyle.download"))), status);
     const color = h("input", { type: "checkbox", checked: kept.keepColor, onchange: () => { kept.keepColor = color.checked; preview(); } });
     const size = h("input", { type: "range", min: "0.02", max: "0.4", step: "0.01", value: String(kept.layer.brush.size), "aria-label": t("paint.size"), oninput: () => { kept.layer.brush.size = Number(size.value); } });
     const soft = h("input", { type: "range", min: "0", max: "0.06", step: "0.002", value: String(kept.soft), "aria-label": t("paint.soft"), oninput: () => { kept.soft = Number(soft.value); if (!kept.layer.isEmpty()) soon(); } });
     replace(
+      brushes,
+      h("div", { class: "row head" }, h("h2", {}, t("paint")), h("p", { class: "soft grow" }, t("paint.how")), h("button", { class: "bare", title: t("paint.done"), "aria-label": t("paint.done"), onclick: () => choose(kept.brush) }, icon("close"))),
+      h("label", { class: "field" }, t("paint.size"), size),
+      h("label", { class: "field" }, t("paint.soft"), soft),
+      h("div", { class: "row" }, [[studio.keep_paint, "paint.keep", KEEP_COLOR], [0, "paint.erase", ERASER_COLOR]].map(([label, name, rgb]) => h("span", { class: "row tight" }, brushButton(label, t(name), rgb), t(name)))),
+      h("div", { class: "row" }, h("button", { class: "button", onclick: () => kept.layer.undo() }, icon("undo"), t("undo")), h("button", { class: "text", onclick: () => kept.layer.fill(0) }, t("paint.clear"))),
+    );
+    renew(
       controls,
       nav,
       h("div", { class: "row head" }, h("h1", {}, t("styles")), h("button", { class: "text", onclick: () => { kept.weights = Object.fromEntries(studio.styles.map((name) => [name, 1 / studio.styles.length])); build(); preview(); } }, t("styles.all")), h("button", { class: "text", onclick: () => { kept.weights = {}; build(); if (wanted()) preview(); else view.hide(); } }, t("styles.none"))),
       h("label", { class: "check" }, color, h("span", {}, t("restyle.color"))),
       studio.classes.length > 0 && parts,
       h("div", { class: "styles" }, studio.styles.map(styleCard)),
-      h("div", { class: "brushes card", hidden: true }, h("h2", {}, t("paint")), h("p", { class: "soft" }, t("paint.how")), h("label", { class: "field" }, t("paint.size"), size), h("label", { class: "field" }, t("paint.soft"), soft), h("div", { class: "row" }, brushButton(studio.keep_paint, t("paint.keep"), KEEP_COLOR), h("span", {}, t("paint.keep")), brushButton(0, t("paint.erase"), [140, 134, 124]), h("span", {}, t("paint.erase"))), h("div", { class: "row" }, h("button", { class: "button", onclick: () => kept.layer.undo() }, icon("undo"), t("undo")), h("button", { class: "text", onclick: () => kept.layer.fill(0) }, t("paint.clear")))),
     );
     showParts();
     const brush = kept.brush;

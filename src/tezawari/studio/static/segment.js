@@ -1,9 +1,9 @@
 // Segment: a photo, labels, and what each method sees: heat maps and a mask to take away.
 
-import { fileOf, follow, post } from "./api.js";
+import { fileOf, post } from "./api.js";
 import { h, icon, replace } from "./dom.js";
-import { t } from "./i18n.js";
-import { progress } from "./jobs.js";
+import { className, t } from "./i18n.js";
+import { followIn } from "./jobs.js";
 import { photoIntake, photoUrl } from "./photo.js";
 import { restylePart } from "./restyle.js";
 import { explain } from "./toast.js";
@@ -22,6 +22,10 @@ export function mount(main, studio) {
   const controls = h("section", { class: "controls" });
   const line = h("div", { class: "jobline" });
 
+  const start = h("button", { class: "primary", onclick: run }, t("segment.run"));
+  let working = false;
+  const refresh = () => { start.disabled = working || !kept.photo; };
+
   const box = (list, name, title) => {
     const input = h("input", { type: "checkbox", checked: list.includes(name), onchange: () => { if (input.checked) list.push(name); else list.splice(list.indexOf(name), 1); } });
     return h("label", { class: "chip" }, input, h("span", {}, title));
@@ -29,16 +33,23 @@ export function mount(main, studio) {
 
   async function run() {
     const { photo } = kept;
+    working = true;
+    refresh();
     try {
-      const job = await follow(await post("/api/segment", { photo: photo.id, labels: kept.labels, methods: kept.methods, crf: kept.crf }), (state) => replace(line, progress(state)), ending.signal);
+      const methods = studio.methods.filter((name) => kept.methods.includes(name));
+      const following = followIn(line, await post("/api/segment", { photo: photo.id, labels: kept.labels, methods, crf: kept.crf }), ending.signal);
+      line.scrollIntoView({ block: "nearest" });
+      const job = await following;
       if (job.state === "done" && photo === kept.photo) {
         kept.job = job;
         showResults();
+        results.scrollIntoView({ block: "nearest" });
       }
     } catch (error) {
       explain(error);
     } finally {
-      replace(line);
+      working = false;
+      refresh();
     }
   }
 
@@ -47,7 +58,7 @@ export function mount(main, studio) {
       restylePart(kept.photo, { mask: fileOf(id, answer.mask), classes: answer.classes }, name);
       location.hash = "#/restyle";
     };
-    return h("button", { class: "button", "aria-label": `${t("parts.restyle")}: ${name}`, onclick: go }, icon("brush"), t("parts.restyle"));
+    return h("button", { class: "button", "aria-label": `${t("parts.restyle")}: ${className(name)}`, onclick: go }, icon("brush"), t("parts.restyle"));
   }
 
   function showResults() {
@@ -58,7 +69,7 @@ export function mount(main, studio) {
       h("div", { class: "row" }, h("h2", {}, studio.methods.length > 1 ? t(`method.${answer.method}`, {}, answer.method) : t("segment.mask")), h("span", { class: "grow" }), h("a", { class: "button", href: fileOf(id, answer.mask, true), download: "" }, icon("download"), t("segment.mask"))),
       h("div", { class: "maps" },
         h("figure", {}, h("img", { src: fileOf(id, answer.overlay), alt: t("segment.overlay") }), h("figcaption", {}, t("segment.overlay"))),
-        answer.classes.map((each) => h("figure", {}, h("img", { src: fileOf(id, each.heat), alt: each.name }), h("figcaption", {}, each.name, " ", h("span", { class: "soft" }, `${Math.round(each.share * 100)} %`)), each.share > 0 && partButton(id, answer, each.name))),
+        answer.classes.map((each) => h("figure", {}, h("img", { src: fileOf(id, each.heat), alt: className(each.name) }), h("figcaption", {}, className(each.name), " ", h("span", { class: "soft" }, `${Math.round(each.share * 100)} %`)), each.share > 0 && partButton(id, answer, each.name))),
       ),
       answer.classes.length === 0 && h("p", { class: "soft" }, t("segment.nothing")),
     )));
@@ -71,18 +82,20 @@ export function mount(main, studio) {
 
   function build() {
     if (!kept.photo) replace(stage, photoIntake(stage, take));
-    else replace(stage, h("img", { class: "photo", src: photoUrl(kept.photo), alt: t("compare.before") }), photoIntake(stage, take, true), line, results);
+    else replace(stage, h("img", { class: "photo", src: photoUrl(kept.photo), alt: t("compare.before") }), photoIntake(stage, take, true), results);
     replace(results);
     const crf = h("input", { type: "checkbox", checked: kept.crf, onchange: () => { kept.crf = crf.checked; } });
     replace(
       controls,
       h("h1", {}, t("segment.title")),
       h("p", { class: "soft" }, t("segment.lead")),
-      h("fieldset", {}, h("legend", {}, t("segment.labels")), h("div", { class: "chips" }, studio.classes.map((name) => box(kept.labels, name, name))), h("p", { class: "soft" }, t("segment.auto"))),
+      h("fieldset", {}, h("legend", {}, t("segment.labels")), h("div", { class: "chips" }, studio.classes.map((name) => box(kept.labels, name, className(name)))), h("p", { class: "soft" }, t("segment.auto"))),
       studio.methods.length > 1 && h("fieldset", {}, h("legend", {}, t("segment.methods")), h("div", { class: "chips" }, studio.methods.map((name) => box(kept.methods, name, t(`method.${name}`, {}, name))))),
       h("label", { class: "check" }, crf, h("span", {}, t("segment.crf"))),
-      h("button", { class: "primary", disabled: !kept.photo, onclick: run }, t("segment.run")),
+      start,
+      line,
     );
+    refresh();
     if (kept.job) showResults();
   }
 

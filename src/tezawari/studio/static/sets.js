@@ -8,6 +8,8 @@ import { explain, toast } from "./toast.js";
 export const thumbnailUrl = (set, image) => `/api/sets/${set}/thumbnails/${image}`;
 export const imageUrl = (set, image) => `/api/sets/${set}/images/${image}`;
 
+export const sourceName = (image) => t(`source.${image.source}`, {}, image.source);
+
 export async function listSets() {
   const sets = await get("/api/sets");
   return sets.sort((a, b) => a.word.localeCompare(b.word, "ja"));
@@ -38,8 +40,8 @@ export function picture(set, image) {
     "dialog",
     { class: "sheet viewer", onclose: () => dialog.remove(), onclick: (event) => event.target === dialog && dialog.close() },
     h("img", { src: imageUrl(set, image.id), alt: image.title }),
-    h("div", {}, h("strong", {}, image.title || "—"), h("p", { class: "soft" }, [image.author, `${image.width} × ${image.height}`, image.source].filter(Boolean).join(" · ")), h("p", {}, licence(image), " ", image.page_url && h("a", { href: image.page_url, target: "_blank", rel: "noopener noreferrer" }, t("sets.page")))),
-    h("form", { method: "dialog" }, h("button", { class: "primary" }, t("close"))),
+    h("div", {}, h("strong", {}, image.title || "—"), h("p", { class: "soft" }, [image.author, `${image.width} × ${image.height}`, sourceName(image)].filter(Boolean).join(" · ")), h("p", {}, licence(image), image.page_url && " · ", image.page_url && h("a", { href: image.page_url, target: "_blank", rel: "noopener noreferrer" }, t("sets.page")))),
+    h("form", { method: "dialog" }, h("button", { class: "primary", autofocus: true }, t("close"))),
   );
   document.body.append(dialog);
   dialog.showModal();

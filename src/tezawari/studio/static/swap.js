@@ -1,17 +1,17 @@
 // Swap a material: what of the photo, into which style, before and after, and what is seen there then.
 
-import { fileOf, follow, post, save } from "./api.js";
+import { fileOf, post, save } from "./api.js";
 import { compare } from "./compare.js";
 import { h, icon, replace } from "./dom.js";
-import { styleName, t } from "./i18n.js";
-import { cancelButton, progress } from "./jobs.js";
+import { className, styleName, t } from "./i18n.js";
+import { followIn } from "./jobs.js";
 import { photoIntake, photoUrl } from "./photo.js";
 import { explain } from "./toast.js";
 
 // Kept while other pages are shown; `wish` is what the job that is shown was asked for.
 const kept = { source: "", target: null, soft: 0.003, keepColor: false, wish: null, job: null };
 
-const percent = (share) => `${Math.round(share * 100)} %`;
+const percent = (share) => `${Math.round(share * 100)} %`;
 
 // `photo` may be none yet; `adopt` is told of one that is chosen here. `modes` leads to the rest of the page.
 export function mountSwap(main, studio, modes, photo, thumbnails, adopt) {
@@ -42,7 +42,9 @@ export function mountSwap(main, studio, modes, photo, thumbnails, adopt) {
     working = true;
     refresh();
     try {
-      const job = await follow(await post("/api/swap", wish), (state) => replace(line, progress(state), cancelButton(state)), wish.full ? undefined : ending.signal);
+      const following = followIn(line, await post("/api/swap", wish), wish.full ? undefined : ending.signal);
+      line.scrollIntoView({ block: "nearest" });
+      const job = await following;
       if (job.state !== "done" || wish.photo !== photo.id) return;
       Object.assign(kept, { wish, job });
       showResult();
@@ -52,7 +54,6 @@ export function mountSwap(main, studio, modes, photo, thumbnails, adopt) {
       explain(error);
     } finally {
       working = false;
-      replace(line);
       refresh();
     }
   }
@@ -62,7 +63,7 @@ export function mountSwap(main, studio, modes, photo, thumbnails, adopt) {
     else run({ ...kept.wish, full: true });
   }
 
-  const seen = (shares) => shares.map(({ name, share }) => `${name ?? t("swap.background")} ${percent(share)}`).join(", ");
+  const seen = (shares) => shares.map(({ name, share }) => `${name ? className(name) : t("swap.background")} ${percent(share)}`).join(", ");
 
   function scores({ target, seen: [before, after], scores: values }) {
     const row = (title, ...cells) => h("tr", {}, h("th", { scope: "row" }, title), cells.map((cell) => h("td", {}, cell)));
@@ -82,16 +83,16 @@ export function mountSwap(main, studio, modes, photo, thumbnails, adopt) {
     replace(
       results,
       h("article", { class: "card answer" },
-        h("div", { class: "row" }, h("h2", {}, t("swap.made", { source: result.source, target: styleName(result.target) })), h("span", { class: "grow" }), h("a", { class: "button", href: fileOf(id, result.mask, true), download: "" }, icon("download"), t("segment.mask"))),
+        h("div", { class: "row" }, h("h2", {}, t("swap.made", { source: className(result.source), target: styleName(result.target) })), h("span", { class: "grow" }), h("a", { class: "button", href: fileOf(id, result.mask, true), download: "" }, icon("download"), t("segment.mask"))),
         scores(result),
-        h("div", { class: "maps" }, figure("region", t("swap.region", { source: result.source, share: percent(result.share) })), figure("before", t("swap.seen.before")), figure("after", t("swap.seen.after")))),
+        h("div", { class: "maps" }, figure("region", t("swap.region", { source: className(result.source), share: percent(result.share) })), figure("before", t("swap.seen.before")), figure("after", t("swap.seen.after")))),
     );
     offerSources();
   }
 
   function offerSources() {
     const found = new Map(kept.job?.result.found.map(({ name, share }) => [name, share]));
-    const title = (name) => (found.has(name) ? `${name} · ${percent(found.get(name))}` : name);
+    const title = (name) => (found.has(name) ? `${className(name)} · ${percent(found.get(name))}` : className(name));
     replace(source, h("option", { value: "" }, t("swap.auto")), studio.classes.map((name) => h("option", { value: name, selected: name === kept.source }, title(name))));
     source.value = kept.source;
   }

@@ -1,7 +1,7 @@
 // Words: how recognisable and how visual words are, with their pictures, and which of them is taken for which.
 
 import { get, isOver, post } from "./api.js";
-import { h, replace } from "./dom.js";
+import { h, icon, replace } from "./dom.js";
 import { t } from "./i18n.js";
 import { followInCard } from "./jobs.js";
 import { listSets, thumbnailUrl } from "./sets.js";
@@ -60,7 +60,7 @@ export function mount(main) {
   function build() {
     const able = sets.filter((set) => set.images >= bounds.fewest);
     if (!able.length) {
-      replace(form, h("p", { class: "card" }, t("words.none", { count: bounds.fewest }), " ", h("a", { href: "#/collect" }, t("page.collect"))));
+      replace(form, h("div", { class: "card empty" }, h("p", {}, t("words.none", { count: bounds.fewest })), h("a", { class: "button", href: "#/collect" }, icon("collect"), t("page.collect"))));
       return;
     }
     const counts = able.map((set) => set.images).sort((a, b) => b - a);
@@ -123,8 +123,8 @@ function meter(label, [value, low, high], most, random, text) {
     { class: "meter" },
     h("span", { class: "soft" }, label),
     h("strong", {}, text(value)),
-    h("span", { class: "soft interval" }, `${text(low)} – ${text(high)}`.replace(" %", "")),
-    h("div", { class: "bar", "aria-hidden": "true", vars: { "--value": place(value), "--low": place(low), "--high": place(high), "--random": place(random) } }, h("i", { class: "value" }), h("i", { class: "reach" }), h("i", { class: "random" })),
+    h("span", { class: "soft interval" }, `${text(low)} – ${text(high)}`.replace(" %", "")),
+    h("div", { class: "gauge", "aria-hidden": "true", vars: { "--value": place(value), "--low": place(low), "--high": place(high), "--random": place(random) } }, h("i", { class: "value" }), h("i", { class: "reach" }), h("i", { class: "random" })),
   );
 }
 
@@ -139,7 +139,7 @@ function ranking(measured, idOf) {
         { class: "card ranked" },
         h("span", { class: "place", "aria-hidden": "true" }, String(at + 1)),
         h("div", { class: "name" }, h("strong", { lang: "ja" }, one.word), settings.language === "en" && one.gloss && h("span", { class: "soft" }, one.gloss), h("span", { class: "soft" }, t("sets.images", { count: one.images }))),
-        meter(t("words.precision"), one.precision, 1, measured.random_precision, (value) => `${percent(value)} %`),
+        meter(t("words.precision"), one.precision, 1, measured.random_precision, (value) => `${percent(value)} %`),
         meter(t("words.entropy"), one.entropy, MOST_BITS, measured.random_entropy, (value) => value.toFixed(2)),
         id && h("a", { class: "strip", href: `#/annotate/${id}`, "aria-label": t("words.pictures", { word: one.word }) }, pictures),
       );
@@ -160,7 +160,9 @@ function confusion({ confusion: found, words, shared }) {
   const place = new Map(words.map((one) => [one.word, one.precision[0]]));
   const order = found.words.map((_, number) => number).sort((a, b) => place.get(found.words[b]) - place.get(found.words[a]));
   const share = (row, column) => found.shares[row][column];
-  const cell = (row, column) => h("td", { class: row === column ? "right" : null, vars: { "--share": `${(100 * share(row, column)).toFixed(0)}%` } }, (100 * share(row, column)).toFixed(0));
+  // Mistakes are small shares, and what is looked for: they are drawn stronger than in proportion.
+  const strength = (row, column) => (row === column ? share(row, column) : Math.sqrt(share(row, column)));
+  const cell = (row, column) => h("td", { class: row === column ? "right" : null, vars: { "--share": `${(100 * strength(row, column)).toFixed(0)}%` } }, (100 * share(row, column)).toFixed(0));
   const table = h(
     "table",
     { class: "heat", "aria-describedby": "confusion-how" },
@@ -179,7 +181,7 @@ function confusion({ confusion: found, words, shared }) {
     h("p", {}, t("words.accuracy", { value, low, high, guessing: percent(1 / found.words.length) }), " ", shared > 0 && h("span", { class: "soft" }, t("words.shared", { count: shared }))),
     h("p", { class: "soft", id: "confusion-how" }, t("words.confusion.how")),
     h("div", { class: "card heatbox", role: "region", tabindex: "0", "aria-label": t("words.confusion") }, table),
-    often.length > 0 && h("ul", { class: "plain often", "aria-label": t("words.often") }, often.map(([row, column]) => h("li", {}, h("strong", { lang: "ja" }, found.words[row]), ` → `, h("strong", { lang: "ja" }, found.words[column]), ` ${(100 * share(row, column)).toFixed(0)} %`))),
+    often.length > 0 && h("ul", { class: "plain often", "aria-label": t("words.often") }, often.map(([row, column]) => h("li", {}, h("strong", { lang: "ja" }, found.words[row]), ` → `, h("strong", { lang: "ja" }, found.words[column]), ` ${(100 * share(row, column)).toFixed(0)} %`))),
   );
 }
 
