@@ -127,8 +127,8 @@ def load_stylizer(checkpoint: str) -> Stylizer:
     else:
         stylizer = Stylizer.load(path / _RUN_FILE if path.is_dir() else path)
     network = stylizer.trained.network
-    if network.norm != "batch" or network.style_fusion is None:
-        raise UserError(f"{checkpoint}: only a network with model.norm=batch and model.fusion=concat can be exported")
+    if network.norm == "instance":
+        raise UserError(f"{checkpoint}: a network with model.norm=instance cannot be exported: train norm=settled or batch")
     return stylizer
 
 

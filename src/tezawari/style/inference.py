@@ -1,6 +1,7 @@
 """A trained network rearranged for use: the same function of photo and style, computed with less traffic of memory.
 
-Only for batch normalisation, whose moments are constants after training. Beside folding them into the convolutions:
+Only for normalisation whose moments are constants after training, ``batch`` and ``settled``. Beside folding them into
+the convolutions:
 
 - The channels before each rearrangement are ordered phase first, so that pixels move as whole vectors. The border that
   the original crops is set to zero instead, and serves as the padding of the next convolution.
@@ -21,13 +22,69 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tezawari.export.onnx import Exported, export_onnx
-from tezawari.style.network import ConditionalNetwork, ConvBlock, ResidualBlock, UpBlock, condition_at, fit_to_cells
+from tezawari.style.network import (
+    ConditionalNetwork,
+    ConvBlock,
+    Normalization,
+    ResidualBlock,
+    UpBlock,
+    condition_at,
+    fit_to_cells,
+)
 
 _PHASES = 2
 
 
+class _Layer(nn.Module):
+    """A convolution and, where the normalisation is the style's, that style's scale and shift.
+
+    Args:
+        conv: the convolution.
+        rows: each style's scale and shift ``(S, 2, C)``, or None.
+        folds: whether to scale the weights rather than what they give, where one style is asked of one photo.
+        phase_order: where channel × phase is found among the convolution's outputs, if it doubles the resolution.
+    """
+
+    rows: Tensor | None
+
+    def __init__(self, conv: nn.Conv2d, rows: Tensor | None, folds: bool, phase_order: Tensor | None = None) -> None:
+        super().__init__()
+        self.conv, self.folds, self.phase_order = conv, folds, phase_order
+        self.register_buffer("rows", rows)
+
+    def forward(self, features: Tensor, style: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` under style weights ``(B, S)`` or a map ``(B, S, h, w)``."""
+        if self.rows is None:
+            return self.conv(features)
+        if style.dim() == 2:
+            scale, shift = self._reordered(torch.einsum("bs,skc->kbc", style, self.rows))
+            if self.folds and len(style) == 1:
+                weight, bias = self.conv.weight * scale[0, :, None, None, None], self.conv.bias * scale[0] + shift[0]
+                return F.conv2d(features, weight, bias, self.conv.stride, self.conv.padding)  # type: ignore[arg-type]
+            return torch.addcmul(shift[..., None, None], self.conv(features), scale[..., None, None])
+        features = self.conv(features)
+        scale, shift = torch.einsum("bshw,skc->kbchw", self._at_outputs(style, *features.shape[-2:]), self.rows)
+        if self.phase_order is not None:
+            scale, shift = (F.pixel_unshuffle(part, _PHASES)[:, self.phase_order] for part in (scale, shift))
+        return torch.addcmul(shift, features, scale)
+
+    def _reordered(self, rows: Tensor) -> Tensor:
+        return rows if self.phase_order is None else rows.repeat_interleave(_PHASES**2, -1)[..., self.phase_order]
+
+    def _at_outputs(self, style: Tensor, height: int, width: int) -> Tensor:
+        """Return the condition at each pixel that the outputs stand for; of those the border is not of the photo."""
+        if self.phase_order is None:
+            return condition_at(style, (height, width))
+        doubled = condition_at(style, (_PHASES * (height - 1), _PHASES * (width - 1)))
+        return F.pad(doubled, (1, 1, 1, 1), mode="replicate")
+
+
+def _settled_rows(norm: Normalization) -> Tensor | None:
+    return norm.settled_rows().detach() if norm.settles else None
+
+
 class DeployedNetwork(nn.Module):
-    """What :class:`ConditionalNetwork` with batch normalisation computes in evaluation mode, faster, to rounding.
+    """What :class:`ConditionalNetwork` without instance moments computes in evaluation mode, faster, to rounding.
 
     Takes and returns what the original does, and has the attributes that tiling needs. The original is not changed.
 
@@ -35,21 +92,23 @@ class DeployedNetwork(nn.Module):
         ValueError: for a network with instance normalisation, whose moments are each photo's own.
     """
 
+    _folds_styles = True
+
     def __init__(self, network: ConditionalNetwork) -> None:
         super().__init__()
-        if network.norm != "batch" or network.style_fusion is None:
-            raise ValueError("only batch normalisation is constant after training and can be folded")
+        if network.norm == "instance":
+            raise ValueError("instance moments are not constant after training and cannot be folded")
         folded = copy.deepcopy(network).eval().fold_normalization()
         fusion = folded.style_fusion
-        assert fusion is not None
         self.num_styles = network.num_styles
         self.bottleneck_stride = network.bottleneck_stride
         self.receptive_radius = network.receptive_radius
-        self.encoder = nn.ModuleList(block.conv for block in folded.encoder if isinstance(block, ConvBlock))
-        self.fuse = fusion.features
-        self.register_buffer("style_rows", torch.stack([row.detach() for row in fusion.style_rows]))
+        self.encoder = nn.ModuleList(self._layer(block) for block in folded.encoder)
+        self.fuse = None if fusion is None else fusion.features
+        if fusion is not None:
+            self.register_buffer("style_rows", torch.stack([row.detach() for row in fusion.style_rows]))
         self.residuals = nn.ModuleList(
-            nn.ModuleList([block.first.conv, block.second.conv])
+            nn.ModuleList([self._layer(block.first), self._layer(block.second)])
             for block in folded.residuals
             if isinstance(block, ResidualBlock)
         )
@@ -68,22 +127,24 @@ class DeployedNetwork(nn.Module):
 
     def _restyle(self, content_image: Tensor, style: Tensor) -> Tensor:
         features = (content_image * 2 - 1).contiguous(memory_format=torch.channels_last)
-        for conv in self.encoder:
-            features = self._elu(conv(features))
-        condition = torch.einsum("bshw,sc->bchw", condition_at(style, features.shape[-2:]), self.style_rows)
-        features = self._residual_blocks(self._elu(self.fuse(features) + condition))
+        for layer in self.encoder:
+            features = self._elu(layer(features, style))
+        if self.fuse is not None:
+            condition = torch.einsum("bshw,sc->bchw", condition_at(style, features.shape[-2:]), self.style_rows)
+            features = self._elu(self.fuse(features) + condition)
+        features = self._residual_blocks(features, style)
         *before, last = self.decoder
-        for conv in before:
-            features = self._clear_border(self._rearrange(self._elu(conv(features))))
-        features = self._clear_phases(self._elu(last(features)))
+        for layer in before:
+            features = self._clear_border(self._rearrange(self._elu(layer(features, style))))
+        features = self._clear_phases(self._elu(last(features, style)))
         picture = self._rearrange(torch.tanh(self.to_rgb(features)))
         return (picture[..., 1:-1, 1:-1] + 1) / 2
 
-    def _residual_blocks(self, features: Tensor) -> Tensor:
+    def _residual_blocks(self, features: Tensor, style: Tensor) -> Tensor:
         for pair in self.residuals:
             assert isinstance(pair, nn.ModuleList)
             first, second = pair
-            features = features + second(self._elu(first(features)))
+            features = features + second(self._elu(first(features, style)), style)
         return features
 
     @contextmanager
@@ -96,11 +157,16 @@ class DeployedNetwork(nn.Module):
         """Where channel × phase ``(c, p)``, in the original's order, is found in ours: as (phase, channel)."""
         return torch.arange(channels * _PHASES**2).view(channels, -1).T.flatten()
 
-    def _doubling(self, block: nn.Module, padded: bool) -> nn.Conv2d:
+    def _layer(self, block: nn.Module) -> _Layer:
+        assert isinstance(block, ConvBlock)
+        return _Layer(block.conv, _settled_rows(block.norm), self._folds_styles)
+
+    def _doubling(self, block: nn.Module, padded: bool) -> _Layer:
         assert isinstance(block, UpBlock)
         old, order = block.conv, self._phase_order(block.conv.out_channels // _PHASES**2)
         assert old.bias is not None
-        return _conv(old.weight[order], old.bias[order], padding=int(padded))
+        conv = _conv(old.weight[order], old.bias[order], padding=int(padded))
+        return _Layer(conv, _settled_rows(block.norm), self._folds_styles, order)
 
     @staticmethod
     def _elu(features: Tensor) -> Tensor:
@@ -138,6 +204,8 @@ class DeployedNetwork(nn.Module):
 
 class ExportableNetwork(DeployedNetwork):
     """The same function in operations that runtimes run fast: one photo, sides multiples of ``bottleneck_stride``."""
+
+    _folds_styles = False  # runtimes prepare weights that are constants
 
     def forward(self, content_image: Tensor, style: Tensor) -> Tensor:
         """Restyle one photo ``(1, 3, H, W)`` in [0, 1] by weights ``(1, S)``; same shape and range."""
@@ -205,7 +273,7 @@ def export_style_network(network: ConditionalNetwork, path: Path, side: int = 25
     (``johnson``), and ``style_weights`` ``(1, S)``; it gives ``stylized``, of the photo's shape and range.
 
     Args:
-        network: a trained network with batch normalisation.
+        network: a trained network, but with instance normalisation.
         path: the file to write.
         side: side of the photo that the difference is measured on, such a multiple.
 

@@ -227,8 +227,8 @@ def _prepare(scratch: Path, checkpoint: str | None, limits: Limits, threads: int
         network = random_network()
     else:
         network = load_network(Path(checkpoint)).network
-        if network.norm != "batch":
-            raise UserError(f"benchmark.checkpoint={checkpoint}: only a network with model.norm=batch can be deployed")
+        if network.norm == "instance":
+            raise UserError(f"benchmark.checkpoint={checkpoint}: a network with model.norm=instance cannot be deployed")
     names = [f"style{index}" for index in range(network.num_styles)]
     file = save_network(scratch / "network.safetensors", network, names, {})
     if not export or all(limits.reason(c) for c in STYLIZING if c.packages):

@@ -57,7 +57,7 @@ class Stylizer:
     @cached_property
     def _network(self) -> ConditionalNetwork | DeployedNetwork:
         network = self.trained.network
-        return DeployedNetwork(network) if network.norm == "batch" and network.style_fusion is not None else network
+        return network if network.norm == "instance" else DeployedNetwork(network)
 
     def __call__(
         self,

@@ -57,7 +57,7 @@ def test_moments_of_each_photo_cannot_be_exported(tmp_path: Path, fusion: str) -
     file = save_network(
         tmp_path / "n.safetensors", build_network("deepstylecam", 2, fusion, "instance"), ["a", "b"], {}
     )
-    with pytest.raises(UserError, match=r"only a network with model\.norm=batch"):
+    with pytest.raises(UserError, match=r"model\.norm=instance cannot be exported"):
         load_stylizer(str(file))
 
 

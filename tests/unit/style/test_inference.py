@@ -18,27 +18,31 @@ from tezawari.style.tiling import stylize_image
 def _trained(net: str, norm: str = "batch", styles: int = 3) -> ConditionalNetwork:
     """A network whose moments, biases and style rows are far from neutral, so that an error of any would show."""
     torch.manual_seed(0)
-    network = build_network(net, styles, "concat", norm)
+    network = build_network(net, styles, "cin" if norm == "settled" else "concat", norm)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.dim() == 1:
                 parameter.normal_(float(name.endswith("weight")), 0.3)
+            elif "scale_shift" in name:
+                parameter += 0.3 * torch.randn_like(parameter)
         for _ in range(3):
             network(torch.rand(2, 3, 48, 48), torch.rand(2, styles))
     return network.eval()
 
 
+@pytest.mark.parametrize("norm", ["batch", "settled"])
 @pytest.mark.parametrize("net", ["deepstylecam", "johnson"])
 @pytest.mark.parametrize("size", [(64, 64), (17, 33), (50, 71)])
 @torch.no_grad()
-def test_the_deployed_network_is_the_trained_one(net: str, size: tuple[int, int]) -> None:
-    network = _trained(net)
+def test_the_deployed_network_is_the_trained_one(net: str, norm: str, size: tuple[int, int]) -> None:
+    network = _trained(net, norm)
     photo = torch.rand(2, 3, *size)
     deployed = DeployedNetwork(network)
     for style in (torch.rand(2, 3), torch.rand(2, 3, *size)):
         wanted = network(photo, style)
         assert wanted.std() > 0.05
         torch.testing.assert_close(deployed(photo, style), wanted, atol=2e-5, rtol=0)
+        torch.testing.assert_close(deployed(photo[:1], style[:1]), wanted[:1], atol=2e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -66,24 +70,26 @@ def test_bfloat16_differs_by_less_than_two_of_255() -> None:
 
 
 def test_instance_moments_cannot_be_folded() -> None:
-    with pytest.raises(ValueError, match="batch"):
+    with pytest.raises(ValueError, match="instance moments"):
         DeployedNetwork(_trained("deepstylecam", "instance"))
 
 
+@pytest.mark.parametrize("norm", ["batch", "settled"])
 @pytest.mark.parametrize("net", ["deepstylecam", "johnson"])
 @torch.no_grad()
-def test_the_exportable_network_is_the_trained_one(net: str) -> None:
-    network = _trained(net)
+def test_the_exportable_network_is_the_trained_one(net: str, norm: str) -> None:
+    network = _trained(net, norm)
     exportable, multiple = ExportableNetwork(network), network.bottleneck_stride
     photo, style = torch.rand(1, 3, 2 * multiple, 3 * multiple), torch.rand(1, 3)
     torch.testing.assert_close(exportable(photo, style), network(photo, style), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("norm", ["batch", "settled"])
 @torch.no_grad()
-def test_a_written_model_runs_at_any_such_size(tmp_path: Path) -> None:
+def test_a_written_model_runs_at_any_such_size(tmp_path: Path, norm: str) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(package)
-    network = _trained("deepstylecam")
+    network = _trained("deepstylecam", norm)
     exported = export_style_network(network, tmp_path / "new" / "network.onnx", side=64)
     assert exported.max_difference < 1e-4
     photo, style = torch.rand(1, 3, 96, 64), torch.rand(1, 3)

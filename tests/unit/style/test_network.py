@@ -16,6 +16,7 @@ KINDS = [
     ("deepstylecam", "concat", "batch"),
     ("deepstylecam", "concat", "instance"),
     ("deepstylecam", "cin", "instance"),
+    ("deepstylecam", "cin", "settled"),
     ("johnson", "concat", "batch"),
     ("johnson", "cin", "instance"),
 ]
@@ -76,6 +77,9 @@ def test_permuting_styles_with_their_rows_changes_nothing(net: str, fusion: str,
         values = [rows[i].detach().clone() for i in order]
         for row, value in zip(rows, values):
             row.copy_(value)
+    for name, moments in network.named_buffers():
+        if "style_" in name:
+            moments.copy_(moments[order])
     assert not torch.allclose(network(photo, weights), before, atol=1e-3), "the rows must matter"
     torch.testing.assert_close(network(photo, weights[:, order]), before, atol=1e-5, rtol=0)
 
@@ -122,12 +126,30 @@ def test_an_added_style_trains_alone(net: str, fusion: str, norm: str) -> None:
         assert not torch.allclose(network(photo, new), start, atol=1e-4), "the new ones learn"
 
 
-@pytest.mark.parametrize("net", ["deepstylecam", "johnson"])
+def test_settled_moments_are_what_each_style_had() -> None:
+    """Asked for one style on one photo again and again, they become that photo's; another style keeps its own."""
+    torch.manual_seed(0)
+    network, photo, first = (
+        build_network("deepstylecam", 2, "cin", "settled"),
+        torch.rand(1, 3, 48, 48),
+        torch.eye(2)[:1],
+    )
+    with torch.no_grad():
+        for _ in range(200):
+            young = network(photo, first)
+        network.freeze_moments()
+        torch.testing.assert_close(network(photo, first), young, atol=1e-4, rtol=0)
+        assert not torch.allclose(network(photo * 0.5, first), network.train()(photo * 0.5, first), atol=1e-2)
+    for name, moments in network.named_buffers():
+        assert (moments[1] == (0 if name.endswith("mean") else 1)).all()
+
+
+@pytest.mark.parametrize(("net", "fusion", "norm"), [*KINDS[:1], *KINDS[3:5]])
 @pytest.mark.parametrize("mapped", [False, True])
 @torch.no_grad()
-def test_tiles_leave_no_seam(net: str, mapped: bool) -> None:
-    """With batch normalisation a tiled photo is the untiled one."""
-    network, photo = _warmed(net, "concat", "batch"), torch.rand(3, 203, 261)
+def test_tiles_leave_no_seam(net: str, fusion: str, norm: str, mapped: bool) -> None:
+    """With moments that are constants a tiled photo is the untiled one."""
+    network, photo = _warmed(net, fusion, norm), torch.rand(3, 203, 261)
     style = torch.rand(3, 203, 261) if mapped else torch.rand(3)
     calls: list[tuple[int, int]] = []
     tiled = stylize_image(network, photo, style, tile=64, progress=lambda done, count: calls.append((done, count)))
@@ -158,6 +180,11 @@ def test_instance_tiles_share_their_moments(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_impossible_networks_are_refused() -> None:
-    for arguments in [("deepstylecam", 0), ("unet", 3), ("johnson", 2, "cin", "batch")]:
-        with pytest.raises(ValueError, match=r"style|unknown|instance"):
+    for arguments in [
+        ("deepstylecam", 0),
+        ("unet", 3),
+        ("johnson", 2, "cin", "batch"),
+        ("johnson", 2, "concat", "settled"),
+    ]:
+        with pytest.raises(ValueError, match=r"style|unknown|go with"):
             build_network(*arguments)
