@@ -15,8 +15,8 @@ from tezawari.core.schedule import recipe, warm_cosine
 from tezawari.features.backbone import default_content_layers, default_style_layers, load_backbone
 from tezawari.style.contact_sheet import save_contact_sheet
 from tezawari.style.loss import PerceptualLoss, PerceptualLosses, grid_pattern, image_target
-from tezawari.style.network import ConditionalNetwork, Fusion, Net, Norm, build_network
-from tezawari.style.package import NETWORK_FILE, describe_network, load_network, save_network
+from tezawari.style.network import ConditionalNetwork, Fusion, Net, Norm, build_network, settle
+from tezawari.style.package import NETWORK_FILE, LoadedNetwork, describe_network, load_network, save_network
 from tezawari.style.style_pack import load_style_pack
 
 
@@ -46,6 +46,8 @@ class MultiStyle(pl.LightningModule):
         backbone_weights: a file of its weights, or None for those it comes with.
         style_layers: layers of the style loss; None for the backbone's usual ones.
         content_layers: layers of the content loss; None for the backbone's usual ones.
+        start_from: a trained network of the same styles to go on from, of the same ``net`` and ``fusion``, and ``norm``
+            but for a change from ``batch`` to ``settled``.
         add_styles_to: a trained network to start from; the data's styles, all new, are added and only they train.
     """
 
@@ -71,12 +73,12 @@ class MultiStyle(pl.LightningModule):
         backbone_weights: str | None = None,
         style_layers: list[str] | None = None,
         content_layers: list[str] | None = None,
+        start_from: str | None = None,
         add_styles_to: str | None = None,
     ) -> None:
         super().__init__()
-        if (fusion, norm) in (("cin", "batch"), ("concat", "settled")):
-            ways = "concat goes with norm=batch or instance, cin with norm=instance or settled"
-            raise UserError(f"model.fusion={fusion} model.norm={norm}: {ways}")
+        if fusion == "cin" and norm == "batch":
+            raise UserError("model.fusion=cin conditions instance moments: add model.norm=settled (or instance)")
         self.save_hyperparameters()
         self.strict_loading = False  # the loss network's weights are not in the checkpoint: see on_save_checkpoint
         self.style_names: list[str] = []
@@ -111,6 +113,8 @@ class MultiStyle(pl.LightningModule):
     def _build_network(self, names: list[str]) -> ConditionalNetwork:
         hparams = self.hparams
         self.style_names = names
+        if hparams["start_from"] is not None:
+            return self._start(load_network(Path(hparams["start_from"])), names)
         if hparams["add_styles_to"] is None:
             return build_network(hparams["net"], len(names), hparams["fusion"], hparams["norm"])
         trained = load_network(Path(hparams["add_styles_to"]))
@@ -124,6 +128,23 @@ class MultiStyle(pl.LightningModule):
         trained.network.add_styles(len(names))
         trained.network.train_only_styles(range(self.first_row, len(self.style_names)))
         return trained.network
+
+    def _start(self, trained: LoadedNetwork, names: list[str]) -> ConditionalNetwork:
+        hparams, network = self.hparams, trained.network
+        if trained.style_names != names:
+            raise UserError(
+                f"model.start_from={hparams['start_from']} knows {', '.join(trained.style_names)}, but the data have "
+                f"{', '.join(names)}: name the same styles, or add some by model.add_styles_to"
+            )
+        if network.norm == "batch" and hparams["norm"] == "settled":
+            network = settle(network)
+        for kind in ("net", "fusion", "norm"):
+            if getattr(network, kind) != hparams[kind]:
+                raise UserError(
+                    f"model.start_from={hparams['start_from']} has {kind}={getattr(network, kind)}, "
+                    f"but model.{kind}={hparams[kind]}"
+                )
+        return network
 
     def compile_network(self) -> None:
         """Compile the network's forward and backward; the first step then takes a minute or so."""

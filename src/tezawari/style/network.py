@@ -280,11 +280,10 @@ class ConditionalNetwork(nn.Module):
         net: ``deepstylecam`` or ``johnson``.
         num_styles: how many styles, at least one.
         fusion: ``concat`` or ``cin``.
-        norm: ``batch`` or ``instance`` for ``concat``, ``instance`` or ``settled`` for ``cin``.
+        norm: ``batch``, ``instance`` or ``settled``; ``cin`` does not know ``batch``.
 
     Raises:
-        ValueError: for an unknown ``net``, ``fusion`` or ``norm``, no style, or a fusion that does not go with
-            the norm.
+        ValueError: for an unknown ``net``, ``fusion`` or ``norm``, no style, or ``cin`` with ``batch``.
     """
 
     def __init__(self, net: Net, num_styles: int, fusion: Fusion = "concat", norm: Norm = "batch") -> None:
@@ -293,8 +292,8 @@ class ConditionalNetwork(nn.Module):
             raise ValueError(f"unknown network: net={net}, fusion={fusion}, norm={norm}")
         if num_styles < 1:
             raise ValueError("a conditional network needs at least one style")
-        if (fusion, norm) in (("cin", "batch"), ("concat", "settled")):
-            raise ValueError(f"fusion={fusion} does not go with norm={norm}: cin with instance or settled, or concat")
+        if fusion == "cin" and norm == "batch":
+            raise ValueError("fusion=cin conditions instance moments: use norm=instance or settled")
         self.net, self.fusion, self.norm, self.num_styles = net, fusion, norm, num_styles
         shape = _SHAPES[net]
         widths, kernel, down = shape.widths, shape.outer_kernel, shape.down_kernel
@@ -302,7 +301,7 @@ class ConditionalNetwork(nn.Module):
         self.receptive_radius = _receptive_radius(shape)
 
         def normalization(channels: int) -> Normalization:
-            return Normalization(channels, norm, num_styles if fusion == "cin" else 0)
+            return Normalization(channels, norm, num_styles if fusion == "cin" or norm == "settled" else 0)
 
         def block(inputs: int, outputs: int, size: int, stride: int = 1, active: bool = True) -> ConvBlock:
             conv = nn.Conv2d(inputs, outputs, size, stride, padding=(size - 1) // 2)
@@ -346,13 +345,12 @@ class ConditionalNetwork(nn.Module):
         return stylized[..., :height, :width]
 
     def style_parameters(self, index: int) -> list[nn.Parameter]:
-        """Return what belongs to style ``index`` alone: its row of the fusion, or its scales and shifts."""
+        """Return what belongs to style ``index`` alone: its row of the fusion, its scales and shifts."""
         return [rows[index] for rows in self._style_lists()]
 
     def _style_lists(self) -> list[nn.ParameterList]:
-        if self.style_fusion is not None:
-            return [self.style_fusion.style_rows]
-        return [module.scale_shift for module in self._normalizations()]
+        fusion = [] if self.style_fusion is None else [self.style_fusion.style_rows]
+        return fusion + [module.scale_shift for module in self._normalizations() if len(module.scale_shift)]
 
     def _normalizations(self) -> list[Normalization]:
         return [module for module in self.modules() if isinstance(module, Normalization)]
@@ -361,8 +359,8 @@ class ConditionalNetwork(nn.Module):
         """Add ``count`` styles, each starting as the mean of those there; what is there is not touched."""
         if self.style_fusion is not None:
             self.style_fusion.add_styles(count)
-        else:
-            for module in self._normalizations():
+        for module in self._normalizations():
+            if len(module.scale_shift):
                 module.add_styles(count)
         self.num_styles += count
 
@@ -410,6 +408,30 @@ class ConditionalNetwork(nn.Module):
                 _fold_into(module.conv, module.norm.batch)
                 module.norm.batch = nn.Identity()  # type: ignore[assignment]
         return self
+
+
+@torch.no_grad()
+def settle(network: ConditionalNetwork) -> ConditionalNetwork:
+    """Return the same function of photo and style weights that sum to one, with ``norm=settled``.
+
+    Each style gets the moments of all.
+
+    Trained further, styles then differ by a scale and a shift in every layer as well, not by the fusion alone.
+
+    Raises:
+        ValueError: for a network whose normalisation is not ``batch``.
+    """
+    if network.norm != "batch":
+        raise ValueError(f"norm={network.norm}: only the running moments of norm=batch can be given to each style")
+    settled = build_network(network.net, network.num_styles, network.fusion, "settled")
+    settled.load_state_dict(
+        network.state_dict() | {k: v for k, v in settled.state_dict().items() if "norm." in k}, strict=False
+    )
+    for old, new in zip(network._normalizations(), settled._normalizations()):
+        assert old.batch is not None
+        new.style_mean += old.batch.running_mean
+        new.style_variance.zero_().add_(old.batch.running_var)
+    return settled
 
 
 def _fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
