@@ -82,6 +82,10 @@ def _add_page(app: FastAPI) -> None:
     # Read once, by names that are known: no request ever names a path.
     folder = files("tezawari.studio").joinpath("static")
     contents = {each.name: each.read_bytes() for each in folder.iterdir() if each.name.rpartition(".")[2] in _TYPES}
+    # All scripts at once; else a browser learns of each from the one that imports it, and waits at every step.
+    scripts = sorted(name for name in contents if name.endswith(".js"))
+    links = "".join(f'<link rel="modulepreload" href="/static/{name}">' for name in scripts)
+    contents["index.html"] = contents["index.html"].replace(b"</head>", f"{links}</head>".encode())
     tags = {name: f'"{hashlib.sha256(content).hexdigest()[:20]}"' for name, content in contents.items()}
 
     def answer(name: str, request: Request) -> Response:

@@ -116,9 +116,13 @@ class Judgements:
         noted = store.annotations(word)
         # A duplicate found since then has given its notes to the image that it duplicates.
         first_of = {name: image.sha256 for image in store.images_of(word) for name in (image.sha256, *image.duplicates)}
-        for image, verdict in wanted.items():
-            if image in first_of and noted.get(first_of[image]) is not verdict:
-                store.annotate(word, image, verdict)
+        changed = {
+            image: verdict
+            for image, verdict in wanted.items()
+            if image in first_of and noted.get(first_of[image]) is not verdict
+        }
+        if changed:
+            store.annotate_all(word, changed)
 
 
 def consensus(verdicts: Mapping[str, Mapping[str, bool]]) -> dict[str, bool | None]:

@@ -170,7 +170,7 @@ class SafetyMiddleware:
         if names.count(b"host") != 1 or not self._safety.knows_host(headers["host"]):
             return 421, "host", "this studio does not answer to that host name"
         origin = headers.get("origin")
-        if origin is not None and origin.lower() not in _origins(headers["host"]):
+        if origin is not None and (names.count(b"origin") != 1 or origin.lower() not in _origins(headers["host"])):
             return 403, "origin", "requests from other sites are refused"
         if scope["path"].startswith("/api/") and headers.get("sec-fetch-site", "same-origin") not in (
             "same-origin",

@@ -65,7 +65,9 @@ class Studio:
         self.judgements = Judgements(self.database)
         self.jobs = Jobs(self.database, open_work, settings, LANES, most_jobs)
         self.mirror = _Mirror(self.judgements, self.store)
+        self._known_words: dict[str, str] = {}
         self._views: dict[str, tuple[object, SetView]] = {}
+        self._reading = threading.Lock()  # or all who come first would read the same word, each as slowly as all
 
     def start(self) -> None:
         """Begin to work."""
@@ -85,21 +87,24 @@ class Studio:
 
     def word(self, identity: str) -> str:
         """Return the word of an id; raises 404 for an id that is none."""
-        word = self.words().get(identity)
+        if identity not in self._known_words:  # a store keeps every word that it had once
+            self._known_words = self.words()
+        word = self._known_words.get(identity)
         if word is None:
             raise HTTPException(404, "there is no such set")
         return word
 
     def view(self, word: str) -> SetView:
         """Return a word's images and rankings, read again only where the store has changed."""
-        version = self._store_version()
-        known = self._views.get(word)
-        if known is not None and known[0] == version:
-            return known[1]
-        images = {image.sha256: image for image in self.store.images_of(word)}
-        view = SetView(word, images, self.store.rankings(word))
-        self._views[word] = (version, view)
-        return view
+        with self._reading:
+            version = self._store_version()
+            known = self._views.get(word)
+            if known is not None and known[0] == version:
+                return known[1]
+            images, passes = self.store.images_and_rankings(word)
+            view = SetView(word, {image.sha256: image for image in images}, passes)
+            self._views[word] = (version, view)
+            return view
 
     def glance(self, word: str) -> SetView:
         """Return a word's images and rankings as they were read last, for what need not be of this moment.
@@ -179,8 +184,8 @@ class _Mirror:
         return words
 
 
-def studio_of(request: Request) -> Studio:
-    """Return the studio that a request was sent to, for routes that depend on it."""
+async def studio_of(request: Request) -> Studio:
+    """Return the studio that a request was sent to, for routes that depend on it; async, or a thread would do it."""
     studio: Studio = request.app.state.studio
     return studio
 

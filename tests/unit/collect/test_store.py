@@ -326,6 +326,41 @@ def test_annotated_images_come_first_or_not_at_all(store: Store) -> None:
         store.annotate("もこもこ", ranked[0], True)
 
 
+def test_many_images_are_annotated_as_one_by_one_would_or_not_at_all(store: Store) -> None:
+    for word, seed in ((WORD, 0), ("もこもこ", 50)):
+        collect(store, word, 9, first_seed=seed)
+    images = [image.sha256 for image in store.images_of(WORD)]
+    (other, *_) = [image.sha256 for image in store.images_of("もこもこ")]
+    verdicts = (None, True, False)
+    before = dict(zip(images, (verdict for verdict in verdicts for _ in verdicts)))
+    after = dict(zip(images, 3 * verdicts))  # every change of a verdict into every verdict
+    store.annotate_all(WORD, before)
+    for image, verdict in after.items():
+        store.annotate(WORD, image, verdict)
+    one_by_one = store.annotations(WORD)
+    store.annotate_all(WORD, before)
+    assert store.annotations(WORD) == {image: verdict for image, verdict in before.items() if verdict is not None}
+    for unknown in (other, "0" * 64):
+        with pytest.raises(UserError, match=f"has no image {unknown}"):
+            store.annotate_all(WORD, {**after, unknown: True})
+    assert store.annotations(WORD) == {image: verdict for image, verdict in before.items() if verdict is not None}
+    store.annotate_all(WORD, after)
+    assert store.annotations(WORD) == one_by_one
+    assert len(one_by_one) == 6
+
+
+def test_images_and_rankings_read_together_are_those_read_apart(store: Store) -> None:
+    query = store.begin_query(WORD, "openverse", "ja", 10)
+    store.add_found(query, [find(1, "other"), find(2, "large"), find(3, "small")])
+    small = encoded(picture(0).resize((64, 64)))
+    keep_all(store, WORD, {"other": encoded(picture(1)), "large": encoded(picture(0)), "small": small})
+    rank_by_content(store, WORD)
+    images, passes = store.images_and_rankings(WORD)
+    assert (images, passes) == (store.images_of(WORD), store.rankings(WORD))
+    assert [len(image.duplicates) for image in images] == [0, 1]
+    assert len(passes) == 2
+
+
 def test_notes_and_ranks_pass_to_the_image_that_joins_later_and_stands_earlier(store: Store) -> None:
     query = store.begin_query(WORD, "openverse", "ja", 10)
     store.add_found(query, [find(1, "small"), find(2, "other"), find(3, "large")])

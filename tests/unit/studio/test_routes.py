@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
 from PIL import Image
 from tests.hostile.pictures import encoded
-from tests.unit.studio.running import IMAGES, WORD
+from tests.unit.studio.running import IMAGES, PORT, WORD
 
+from tezawari.collect.store import open_store
 from tezawari.studio.app import create_app
+from tezawari.studio.job_work import Settings
+from tezawari.studio.safety import Safety
 from tezawari.studio.state import Studio, word_id
 
 SET = f"/api/sets/{word_id(WORD)}"
@@ -39,6 +46,35 @@ def test_images_and_thumbnails_are_shown_as_what_they_are(client: TestClient, im
         assert answer.headers["content-type"] == "image/jpeg"
         assert "immutable" in answer.headers["cache-control"]
         assert max(Image.open(io.BytesIO(answer.content)).size) <= 256
+
+
+def test_all_who_come_first_wait_for_one_reading_of_the_word(
+    client: TestClient, studio: Studio, images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = studio.store.images_and_rankings
+    words: list[str] = []
+
+    def slow(word: str) -> object:
+        words.append(word)
+        time.sleep(0.1)
+        return read(word)
+
+    monkeypatch.setattr(studio.store, "images_and_rankings", slow)
+    monkeypatch.setattr(studio, "_views", {})
+    with ThreadPoolExecutor(6) as pool:
+        views = list(pool.map(studio.view, [WORD] * 6))
+    assert words == [WORD]
+    assert all(list(view.images) == images for view in views)
+
+
+def test_a_word_that_is_collected_while_the_studio_runs_is_found(tmp_path: Path) -> None:
+    studio = Studio(Settings(tmp_path), Safety("127.0.0.1", PORT))
+    with pytest.raises(HTTPException):
+        studio.word(word_id(WORD))
+    with open_store(tmp_path) as store:
+        store.begin_query(WORD, "openverse", "ja", 5)
+    assert studio.word(word_id(WORD)) == WORD
+    studio.store.close()
 
 
 def test_a_set_is_put_away_and_taken_back(client: TestClient) -> None:
