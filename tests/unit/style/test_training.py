@@ -1,0 +1,83 @@
+"""Training that goes on from a trained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from tezawari.core.errors import UserError
+from tezawari.data.sample import SampleData
+from tezawari.style.lightning_module import MultiStyle
+from tezawari.style.network import ConditionalNetwork, build_network
+from tezawari.style.package import load_network, save_network
+
+
+def _train(steps: int = 1, **settings: object) -> MultiStyle:
+    model = MultiStyle(**{"norm": "settled", "frozen_moments": 1.0, "learning_rate": 1e-3, **settings})  # type: ignore[arg-type]
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(model, datamodule=SampleData(image_size=32, batch_size=2, epoch_size=4))
+    return model
+
+
+def _published(path: Path, names: list[str], norm: str = "batch") -> ConditionalNetwork:
+    torch.manual_seed(0)
+    save_network(path, build_network("deepstylecam", len(names), "concat", norm), names, {})  # type: ignore[arg-type]
+    return load_network(path).network
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    return list(SampleData().style_names)
+
+
+def test_styles_part_faster_than_what_they_share(tmp_path: Path, names: list[str]) -> None:
+    """Adam's first step is the learning rate, whatever the gradient: of what belongs to the styles asked, ten times."""
+    before = _published(tmp_path / "n.safetensors", names)
+    after = _train(start_from=str(tmp_path / "n.safetensors"), reconstruction_steps=0, style_rate=10).network
+    assert after is not None
+    assert after.norm == "settled"
+    shared = (after.to_rgb.weight - before.to_rgb.weight).abs().max()
+    rows = [after.style_parameters(place)[0] - before.style_parameters(place)[0] for place in range(len(names))]
+    own = torch.stack(rows).abs().max(1).values
+    assert shared > 0
+    assert sorted({round(float(move / shared), 1) for move in own}) == [0, 10], "one or two styles were asked"
+
+
+def test_a_network_of_other_styles_or_shape_is_no_start(tmp_path: Path, names: list[str]) -> None:
+    _published(tmp_path / "other.safetensors", [*names[1:], "moss"])
+    with pytest.raises(UserError, match=r"moss, but the data have .*add_styles_to"):
+        _train(start_from=str(tmp_path / "other.safetensors"))
+    _published(tmp_path / "instance.safetensors", names, "instance")
+    with pytest.raises(UserError, match=r"has norm=instance, but model\.norm=settled"):
+        _train(start_from=str(tmp_path / "instance.safetensors"))
+    with pytest.raises(UserError, match=r"has net=deepstylecam, but model\.net=johnson"):
+        _train(start_from=str(tmp_path / "instance.safetensors"), norm="instance", net="johnson")
+
+
+def test_a_grid_is_trained_away(tmp_path: Path, names: list[str]) -> None:
+    """A decoder with another bias at each place of a cell imprints a pattern, which a weight on it reduces."""
+    network = _published(tmp_path / "n.safetensors", names)
+    with torch.no_grad():
+        for block in network.decoder:
+            block.conv.bias.add_(0.5 * torch.randn_like(block.conv.bias))  # type: ignore[union-attr, operator]
+    save_network(tmp_path / "grid.safetensors", network, names, {})
+    found = {}
+    for weight in (0.0, 1e4):
+        start = {"start_from": str(tmp_path / "grid.safetensors"), "reconstruction_steps": 0}
+        model = _train(12, **start, grid_weight=weight, learning_rate=3e-3, style_weight=0.1)
+        batch = next(iter(model.trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
+        with torch.no_grad():
+            found[weight] = model._losses(batch)[1].mean()
+    assert found[1e4] < 0.5 * found[0.0]
