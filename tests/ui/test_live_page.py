@@ -188,9 +188,17 @@ def test_the_camera_is_restyled_live_and_its_last_picture_stays(
     record_property("frames_per_second", speed)
     record_property("load", os.getloadavg()[0])
     assert speed > 0
+    # Each lane is a worker with a network of its own; pthreads of the runtime are workers of those, not of the page.
+    lanes = min(4, os.cpu_count() or 1)
+    assert f"WASM × {lanes}" in page.inner_text("#status")
+    opened = [worker for worker in page.workers if worker.url.endswith("engine.js")]
+    assert len(opened) == 1 + lanes
     page.click("#toggle")
     wait_for(page, "photo")
     assert page.evaluate("document.querySelector('#video').srcObject.active") is False
+    page.click("#toggle")
+    wait_for(page, "live")
+    assert [worker for worker in page.workers if worker.url.endswith("engine.js")] == opened
 
 
 def test_threads_are_used(open_live: OpenLive) -> None:

@@ -80,6 +80,11 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder} holds something else than a live page: name another folder with -o")
 
 
+def compress_model(model: bytes) -> bytes:
+    """Return a model as browsers fetch it: gzip, the same bytes for the same model."""
+    return gzip.compress(model, 9, mtime=0)
+
+
 def write_web_app(network: LiveNetwork, folder: Path, runtime: Path) -> WrittenApp:
     """Write the live page; the folder is whole or as it was before.
 
@@ -121,7 +126,7 @@ def write_web_app(network: LiveNetwork, folder: Path, runtime: Path) -> WrittenA
 def _content(network: LiveNetwork, runtime: Path) -> dict[str, bytes]:
     """Return every file but the runtime, by its path in the folder."""
     content = {path.name: path.read_bytes() for path in sorted((_web() / "static").iterdir())}
-    content[MODEL_FILE] = gzip.compress(network.model, 9, mtime=0)
+    content[MODEL_FILE] = compress_model(network.model)
     content["sample.jpg"] = network.sample
     pictures = [f"styles/{place}.jpg" for place in range(len(network.style_names))]
     content.update(zip(pictures, network.thumbnails))
@@ -131,7 +136,7 @@ def _content(network: LiveNetwork, runtime: Path) -> dict[str, bytes]:
     # What only some browsers need is kept when they use it, as the runtime is.
     shell = ["./", *(name for name in content if name != "sw.js")]
     if network.gpu_model is not None:
-        content[GPU_MODEL_FILE] = gzip.compress(network.gpu_model, 9, mtime=0)
+        content[GPU_MODEL_FILE] = compress_model(network.gpu_model)
     # Browsers look for a new version in the service worker's scripts, byte by byte.
     content["shell.js"] = (
         f'const VERSION = "{_version(content, runtime)}";\nconst SHELL = {json.dumps(shell)};\n'.encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import io
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,9 +24,10 @@ from tezawari.export.browser_models import browser_models
 from tezawari.export.onnx import load_onnxruntime, load_openvino, save_openvino
 from tezawari.export.precision import PRECISIONS, Precision, reduce_precision
 from tezawari.export.serve import open_server
-from tezawari.export.web_app import LiveNetwork, built_runtime, check_folder, write_web_app
+from tezawari.export.web_app import LiveNetwork, built_runtime, check_folder, compress_model, write_web_app
 from tezawari.style.inference import export_style_network
 from tezawari.style.mixing import equal_mix
+from tezawari.style.network import ConditionalNetwork
 from tezawari.style.stylize import Stylizer
 
 EMBEDDED = "embedded"
@@ -128,7 +128,9 @@ def load_stylizer(checkpoint: str) -> Stylizer:
         stylizer = Stylizer.load(path / _RUN_FILE if path.is_dir() else path)
     network = stylizer.trained.network
     if network.norm == "instance":
-        raise UserError(f"{checkpoint}: a network with model.norm=instance cannot be exported: train norm=settled or batch")
+        raise UserError(
+            f"{checkpoint}: a network with model.norm=instance cannot be exported: train norm=settled or batch"
+        )
     return stylizer
 
 
@@ -139,9 +141,9 @@ def export_onnx_file(stylizer: Stylizer, path: Path, precision: Precision) -> li
     """
     if not path.name.endswith((".onnx", ".onnx.gz")):
         raise UserError(f"-o {path}: a file whose name ends in .onnx or .onnx.gz")
-    model = reduce_precision(fp32_model(stylizer), precision)
+    model = reduce_precision(fp32_model(stylizer.trained.network), precision)
     difference = check_onnx(stylizer, model)
-    content = gzip.compress(model, 9, mtime=0) if path.suffix == ".gz" else model
+    content = compress_model(model) if path.suffix == ".gz" else model
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
     return [f"{path}: {precision}, {_megabytes(len(content))}, {len(stylizer.style_names)} styles", str(difference)]
@@ -154,7 +156,7 @@ def export_openvino_files(stylizer: Stylizer, path: Path, precision: Precision) 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tezawari-") as scratch:
         file = Path(scratch) / "network.onnx"
-        file.write_bytes(reduce_precision(fp32_model(stylizer), "fp32"))
+        file.write_bytes(reduce_precision(fp32_model(stylizer.trained.network), "fp32"))
         save_openvino(file, path, half=precision == "fp16")
     photo, styles = _checked(stylizer)
     difference = _difference(stylizer, load_openvino(path, [photo.shape, styles[:1].shape], threads=1))
@@ -166,7 +168,7 @@ def export_live_page(stylizer: Stylizer, folder: Path, precision: Precision) -> 
     """Write the folder of the live page; return what to tell."""
     runtime = built_runtime()  # before the minutes that follow
     check_folder(folder)
-    models = browser_models(fp32_model(stylizer), precision)
+    models = browser_models(fp32_model(stylizer.trained.network), precision)
     difference = check_onnx(stylizer, models.wasm)
     written = write_web_app(
         LiveNetwork(
@@ -209,10 +211,10 @@ def _checked(stylizer: Stylizer) -> tuple[Tensor, Tensor]:
     return _sample(_CHECKED_SIDE, _CHECKED_SIDE)[None], torch.cat([torch.eye(count), equal_mix(count)[None]])
 
 
-def fp32_model(stylizer: Stylizer) -> bytes:
+def fp32_model(network: ConditionalNetwork) -> bytes:
     """Return a network as an ONNX model in float32, see :func:`tezawari.style.inference.export_style_network`."""
     with tempfile.TemporaryDirectory(prefix="tezawari-") as scratch:
-        return export_style_network(stylizer.trained.network, Path(scratch) / "network.onnx", side=64).path.read_bytes()
+        return export_style_network(network, Path(scratch) / "network.onnx", side=64).path.read_bytes()
 
 
 def _thumbnails(stylizer: Stylizer) -> Sequence[bytes]:

@@ -60,7 +60,7 @@ class _Layer(nn.Module):
             scale, shift = self._reordered(torch.einsum("bs,skc->kbc", style, self.rows))
             if self.folds and len(style) == 1:
                 weight, bias = self.conv.weight * scale[0, :, None, None, None], self.conv.bias * scale[0] + shift[0]
-                return F.conv2d(features, weight, bias, self.conv.stride, self.conv.padding)  # type: ignore[arg-type]
+                return F.conv2d(features, weight, bias, self.conv.stride, self.conv.padding)
             return torch.addcmul(shift[..., None, None], self.conv(features), scale[..., None, None])
         features = self.conv(features)
         scale, shift = torch.einsum("bshw,skc->kbchw", self._at_outputs(style, *features.shape[-2:]), self.rows)

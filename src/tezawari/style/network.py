@@ -414,9 +414,8 @@ class ConditionalNetwork(nn.Module):
 def settle(network: ConditionalNetwork) -> ConditionalNetwork:
     """Return the same function of photo and style weights that sum to one, with ``norm=settled``.
 
-    Each style gets the moments of all.
-
-    Trained further, styles then differ by a scale and a shift in every layer as well, not by the fusion alone.
+    Each style gets the moments of all. Trained further, styles then differ by a scale and a shift in every layer as
+    well, not by the fusion alone.
 
     Raises:
         ValueError: for a network whose normalisation is not ``batch``.
@@ -429,8 +428,10 @@ def settle(network: ConditionalNetwork) -> ConditionalNetwork:
     )
     for old, new in zip(network._normalizations(), settled._normalizations()):
         assert old.batch is not None
-        new.style_mean += old.batch.running_mean
-        new.style_variance.zero_().add_(old.batch.running_var)
+        assert old.batch.running_mean is not None
+        assert old.batch.running_var is not None
+        new.style_mean[:] = old.batch.running_mean
+        new.style_variance[:] = old.batch.running_var
     return settled
 
 

@@ -4,6 +4,8 @@ import { styleName, translate } from "./i18n.js";
 
 const SIZES = [128, 192, 256, 320, 384, 512, 768, 1024];
 const FPS_OVER = 2000; // milliseconds
+const MOST_THREADS = 8;
+const MOST_LANES = 4;
 const REMEMBERED = "tezawari-live";
 const $ = (id) => document.getElementById(id);
 
@@ -23,6 +25,7 @@ const grab = grabbed.getContext("2d", { willReadFrequently: true });
 let app = null;
 let engine = null;
 let device = null; // what computes, and on how many threads
+let lanes = null; // what restyles the camera, once it was asked for
 let said = null;
 
 function remember(values) {
@@ -34,7 +37,7 @@ function remember(values) {
 function say(key, values = {}, error = false) {
   const status = $("status");
   said = { key, values };
-  status.textContent = t(key, { ...values, how: device && t(device.provider, device) });
+  status.textContent = t(key, { ...values, how: device && t(device.provider, { threads: device.threads, ...values }) });
   status.classList.toggle("error", error);
   Object.assign(status.dataset, { key, ...values });
 }
@@ -52,8 +55,9 @@ function speak() {
   if (said) say(said.key, said.values, $("status").classList.contains("error"));
 }
 
-// One question at a time, answered before the next one is put.
-function open(worker) {
+// A worker that runs the network: one question at a time, answered before the next one is put.
+function open() {
+  const worker = new Worker("engine.js", { type: "module" });
   let asked = null;
   let before = Promise.resolve();
   worker.onmessage = ({ data }) => (data.error ? asked.reject(new Error(data.error)) : asked.resolve(data));
@@ -67,6 +71,11 @@ function open(worker) {
     before = answer.catch(() => {});
     return answer;
   };
+}
+
+function begin(ask, threads, backend) {
+  const models = Object.fromEntries(Object.entries(app.models).map(([provider, file]) => [provider, new URL(file, location.href).href]));
+  return ask({ start: { models, stride: app.stride, styles: app.styles.length, backend, threads } });
 }
 
 // The camera's picture is cut to what the network takes whole; a photo is never cut.
@@ -97,12 +106,12 @@ function show(image) {
 
 let holding = false; // while the picture is held, the original shows
 
-async function restyled(original) {
+async function restyled(original, ask) {
   const weights = Float32Array.from(state.weights);
   if (holding || !weights.some((weight) => weight > 0)) return { image: original, milliseconds: 0 };
-  const pixels = original.data.slice().buffer;
+  const pixels = original.data.buffer;
   const { width, height } = original;
-  const answer = await engine({ pixels, width, height, weights, color: $("color").checked }, [pixels]);
+  const answer = await ask({ pixels, width, height, weights, color: $("color").checked }, [pixels]);
   return { image: new ImageData(new Uint8ClampedArray(answer.pixels), width, height), milliseconds: answer.milliseconds };
 }
 
@@ -117,7 +126,7 @@ async function draw() {
   try {
     for (let made = -1; made !== wishes && state.source === "photo"; ) {
       made = wishes;
-      const { image, milliseconds } = await restyled(grabFrom(state.photo, state.photo.width, state.photo.height));
+      const { image, milliseconds } = await restyled(grabFrom(state.photo, state.photo.width, state.photo.height), engine);
       if (state.source !== "photo") break;
       show(image);
       say("photo", { width: image.width, height: image.height, ms: Math.round(milliseconds) });
@@ -129,39 +138,61 @@ async function draw() {
   }
 }
 
-const nextFrame = (video) =>
-  new Promise((resolve) => {
-    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(resolve);
-    else requestAnimationFrame(resolve);
-  });
+// Two frames at a time on two cores take less than each of them on both: nothing waits for the other core. So the camera
+// has engines of one thread each; a graphics processor has all its cores at every frame, and one engine.
+async function openLanes() {
+  if (device.provider === "webgpu") return [engine];
+  const opened = Array.from({ length: Math.min(MOST_LANES, navigator.hardwareConcurrency) }, open);
+  await Promise.all(opened.map((ask) => begin(ask, 1, "wasm")));
+  return opened;
+}
 
-async function live(stream) {
+const drawn = () => new Promise(requestAnimationFrame);
+
+async function live(stream, asking) {
   const video = $("video");
   const times = [];
-  const present = (image) => {
+  let taken = 0;
+  let newest = 0;
+  let last = 0;
+  let pace = 0;
+  // No frame of the camera is worth restyling twice. A little less than its period, since pages are drawn at fixed times.
+  const period = 900 / (stream.getVideoTracks()[0].getSettings().frameRate ?? 30);
+
+  const present = ({ image, number }) => {
+    if (number < newest) return; // a slower lane's, overtaken
+    newest = number;
     show(image);
     const now = performance.now();
     times.push(now);
     while (times.length > 2 && times[0] < now - FPS_OVER) times.shift();
     const fps = times.length < 2 ? 0 : ((times.length - 1) * 1000) / (now - times[0]);
-    say("live", { width: image.width, height: image.height, fps: fps.toFixed(1) });
+    say("live", { width: image.width, height: image.height, fps: fps.toFixed(1), threads: asking.length });
   };
-  let made = null;
-  while (state.stream === stream) {
-    // A frame that came while the last one was restyled is used at once.
-    if (!video.videoWidth || video.paused) await nextFrame(video);
-    if (state.stream !== stream || !video.videoWidth) continue;
-    try {
+
+  const due = () => video.videoWidth > 0 && performance.now() >= last + pace;
+
+  const run = async (ask) => {
+    let made = null;
+    while (state.stream === stream) {
+      if (!due()) {
+        if (made) present(made);
+        made = null;
+        await drawn();
+        continue;
+      }
+      const number = (taken += 1);
+      last = performance.now();
       // The network begins with the next frame, and only then is the last one shown: neither waits for the other.
-      const coming = restyled(grabFrom(video, video.videoWidth, video.videoHeight));
+      const coming = restyled(grabFrom(video, video.videoWidth, video.videoHeight), ask);
       if (made) present(made);
-      [{ image: made }] = await Promise.all([coming, new Promise(requestAnimationFrame)]);
-    } catch (error) {
-      stopCamera();
-      say("failed", { why: error.message }, true);
-      return;
+      const [{ image, milliseconds }] = await Promise.all([coming, drawn()]);
+      // At even distances, or lanes would show their frames in pairs.
+      pace = Math.max(period, (0.8 * milliseconds) / asking.length);
+      made = { image, number };
     }
-  }
+  };
+  await Promise.all(asking.map(run));
 }
 
 function stopCamera() {
@@ -209,7 +240,17 @@ async function useCamera() {
   video.srcObject = stream;
   await video.play();
   await starting;
-  live(stream);
+  if (!engine) {
+    stopCamera(); // why there is none has been said
+    return;
+  }
+  try {
+    if (!lanes) say("loading");
+    await live(stream, await (lanes ??= openLanes()));
+  } catch (error) {
+    stopCamera();
+    say("failed", { why: error.message }, true);
+  }
 }
 
 // The camera is put down, its last picture stays as a photo.
@@ -306,10 +347,8 @@ async function start() {
   $("progress").hidden = false;
   try {
     await takenCareOf();
-    const ask = open(new Worker("engine.js", { type: "module" }));
-    const backend = new URLSearchParams(location.search).get("backend");
-    const models = Object.fromEntries(Object.entries(app.models).map(([provider, file]) => [provider, new URL(file, location.href).href]));
-    device = await ask({ start: { models, stride: app.stride, styles: app.styles.length, backend } });
+    const ask = open();
+    device = await begin(ask, MOST_THREADS, new URLSearchParams(location.search).get("backend"));
     engine = ask;
     say("ready");
     draw();

@@ -3,20 +3,19 @@
 import { keepColor } from "./color.js";
 
 const RUNTIME = new URL("runtime/", self.location.href);
-const MOST_THREADS = 8;
 
 let runtime = null;
 let session = null;
 let stride = 1;
 
-async function load(model, provider) {
+async function load(model, provider, most) {
   const answer = await fetch(model);
   if (!answer.ok) throw new Error(`${model}: ${answer.status}`);
   const opened = answer.body.pipeThrough(new DecompressionStream("gzip"));
   const bytes = new Uint8Array(await new Response(opened).arrayBuffer());
   runtime = await import(new URL(provider === "webgpu" ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs", RUNTIME));
   runtime.env.wasm.wasmPaths = RUNTIME.href;
-  const threads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
+  const threads = self.crossOriginIsolated ? Math.min(most, navigator.hardwareConcurrency) : 1;
   runtime.env.wasm.numThreads = threads;
   session = await runtime.InferenceSession.create(bytes, { executionProviders: [provider], graphOptimizationLevel: "all" });
   return { provider, threads };
@@ -67,7 +66,7 @@ async function run(pixels, width, height, weights) {
 }
 
 // Each device has the network in the form that it is fast in; they compute the same.
-async function start({ models, styles, backend, ...description }) {
+async function start({ models, styles, backend, threads, ...description }) {
   stride = description.stride;
   const adapter = backend === "wasm" ? null : await navigator.gpu?.requestAdapter();
   // The first run prepares what later ones reuse; it also shows whether the device does what it promised.
@@ -75,14 +74,14 @@ async function start({ models, styles, backend, ...description }) {
   const warm = () => run(new Uint8ClampedArray(4 * side * side), side, side, new Float32Array(styles).fill(1 / styles));
   if (adapter) {
     try {
-      const found = await load(models.webgpu, "webgpu");
+      const found = await load(models.webgpu, "webgpu", threads);
       await warm();
       return found;
     } catch (error) {
       console.warn("WebGPU is there but does not run the network:", error);
     }
   }
-  const found = await load(models.wasm, "wasm");
+  const found = await load(models.wasm, "wasm", threads);
   await warm();
   return found;
 }
