@@ -19,22 +19,25 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-STEPS_PER_DEVIATION = 15
-"""int8: steps in a channel's root mean square; six bits a weight after DEFLATE [ours]."""
+STEPS_PER_DEVIATION = 12
+"""int8: steps in a channel's root mean square; less than six bits a weight after DEFLATE [ours]."""
 
-# Biases and rows of styles are a hundredth of a network, and their errors would reach every pixel.
 _KERNEL_DIMENSIONS = 4
+# Each style's scales and shifts are a twentieth of a network, and their errors reach every pixel: float16 at least.
+_SCALE_SHIFT_DIMENSIONS = 3
 
 _Expansion = tuple[list["TensorProto"], list["NodeProto"]]
 
 
 def reduce_precision(model: bytes, precision: Precision) -> bytes:
-    """Return an ONNX model whose kernels of convolutions are stored in ``precision``, the rest in float32.
+    """Return an ONNX model whose kernels of convolutions are stored in ``precision``, styles' scales in float16.
 
     What an exporter noted of its sources (lines of code, paths, shapes) is left out; runtimes do not need it.
 
     * ``fp16``: each value rounded to float16.
     * ``int8``: :func:`quantize_channels` of each output channel.
+
+    Biases stay in float32, as all does for ``fp32``.
 
     Raises:
         UserError: when the package ``onnx`` is not installed.
@@ -71,8 +74,9 @@ def _replace_kernels(graph: GraphProto, expand: Callable[[str, NDArray[np.float3
 
     kept, nodes = [], []
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == _KERNEL_DIMENSIONS:
-            stored, expansion = expand(tensor.name, numpy_helper.to_array(tensor))
+        reduce = {_KERNEL_DIMENSIONS: expand, _SCALE_SHIFT_DIMENSIONS: _as_half}.get(len(tensor.dims))
+        if tensor.data_type == TensorProto.FLOAT and reduce is not None:
+            stored, expansion = reduce(tensor.name, numpy_helper.to_array(tensor))
             kept.extend(stored)
             nodes.extend(expansion)
         else:

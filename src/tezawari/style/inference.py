@@ -57,7 +57,7 @@ class _Layer(nn.Module):
         if self.rows is None:
             return self.conv(features)
         if style.dim() == 2:
-            scale, shift = self._reordered(torch.einsum("bs,skc->kbc", style, self.rows))
+            scale, shift = map(self._reordered, (style @ self.rows.flatten(1)).chunk(2, 1))
             if self.folds and len(style) == 1:
                 weight, bias = self.conv.weight * scale[0, :, None, None, None], self.conv.bias * scale[0] + shift[0]
                 return F.conv2d(features, weight, bias, self.conv.stride, self.conv.padding)
@@ -68,8 +68,11 @@ class _Layer(nn.Module):
             scale, shift = (F.pixel_unshuffle(part, _PHASES)[:, self.phase_order] for part in (scale, shift))
         return torch.addcmul(shift, features, scale)
 
-    def _reordered(self, rows: Tensor) -> Tensor:
-        return rows if self.phase_order is None else rows.repeat_interleave(_PHASES**2, -1)[..., self.phase_order]
+    def _reordered(self, channels: Tensor) -> Tensor:
+        """Repeat ``(B, C)`` for the phases of a doubling, in their order."""
+        if self.phase_order is None:
+            return channels
+        return channels[:, :, None].expand(-1, -1, _PHASES**2).flatten(1)[:, self.phase_order]
 
     def _at_outputs(self, style: Tensor, height: int, width: int) -> Tensor:
         """Return the condition at each pixel that the outputs stand for; of those the border is not of the photo."""
