@@ -54,16 +54,18 @@ class _Layer(nn.Module):
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` under style weights ``(B, S)`` or a map ``(B, S, h, w)``."""
-        if self.rows is None:
-            return self.conv(features)
+        rows, conv = self.rows, self.conv
+        if rows is None:
+            return conv(features)
         if style.dim() == 2:
-            scale, shift = map(self._reordered, (style @ self.rows.flatten(1)).chunk(2, 1))
+            scale, shift = map(self._reordered, (style @ rows.flatten(1)).chunk(2, 1))
             if self.folds and len(style) == 1:
-                weight, bias = self.conv.weight * scale[0, :, None, None, None], self.conv.bias * scale[0] + shift[0]
-                return F.conv2d(features, weight, bias, self.conv.stride, self.conv.padding)
-            return torch.addcmul(shift[..., None, None], self.conv(features), scale[..., None, None])
-        features = self.conv(features)
-        scale, shift = torch.einsum("bshw,skc->kbchw", self._at_outputs(style, *features.shape[-2:]), self.rows)
+                assert conv.bias is not None
+                weight, bias = conv.weight * scale[0, :, None, None, None], conv.bias * scale[0] + shift[0]
+                return F.conv2d(features, weight, bias, conv.stride, conv.padding)
+            return torch.addcmul(shift[..., None, None], conv(features), scale[..., None, None])
+        features = conv(features)
+        scale, shift = torch.einsum("bshw,skc->kbchw", self._at_outputs(style, *features.shape[-2:]), rows)
         if self.phase_order is not None:
             scale, shift = (F.pixel_unshuffle(part, _PHASES)[:, self.phase_order] for part in (scale, shift))
         return torch.addcmul(shift, features, scale)
