@@ -23,8 +23,8 @@ STEPS_PER_DEVIATION = 12
 """int8: steps in a channel's root mean square; less than six bits a weight after DEFLATE [ours]."""
 
 _KERNEL_DIMENSIONS = 4
-# Each style's scales and shifts are a twentieth of a network, and their errors reach every pixel: float16 at least.
-_SCALE_SHIFT_DIMENSIONS = 3
+# The input that says how much of each style is asked.
+_STYLES = "style_weights"
 
 _Expansion = tuple[list["TensorProto"], list["NodeProto"]]
 
@@ -72,11 +72,13 @@ def quantize_channels(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], ND
 def _replace_kernels(graph: GraphProto, expand: Callable[[str, NDArray[np.float32]], _Expansion]) -> None:
     from onnx import TensorProto, numpy_helper
 
+    rows = _multiplied_by_weights(graph)
     kept, nodes = [], []
     for tensor in graph.initializer:
-        reduce = {_KERNEL_DIMENSIONS: expand, _SCALE_SHIFT_DIMENSIONS: _as_half}.get(len(tensor.dims))
-        if tensor.data_type == TensorProto.FLOAT and reduce is not None:
-            stored, expansion = reduce(tensor.name, numpy_helper.to_array(tensor))
+        is_kernel = tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == _KERNEL_DIMENSIONS
+        if is_kernel or tensor.name in rows:
+            # A style's rows are a hundredth of a network, and their errors reach every pixel.
+            stored, expansion = (expand if is_kernel else _as_half)(tensor.name, numpy_helper.to_array(tensor))
             kept.extend(stored)
             nodes.extend(expansion)
         else:
@@ -86,6 +88,12 @@ def _replace_kernels(graph: GraphProto, expand: Callable[[str, NDArray[np.float3
         copies = [type(each).FromString(each.SerializeToString()) for each in content]
         del field[:]
         field.extend(copies)
+
+
+def _multiplied_by_weights(graph: GraphProto) -> set[str]:
+    """Return the names of what the weights of styles are multiplied by: one row a style."""
+    operands = (node.input for node in graph.node if node.op_type in ("MatMul", "Gemm", "Einsum"))
+    return {name for names in operands if _STYLES in names for name in names if name != _STYLES}
 
 
 def _as_half(name: str, weight: NDArray[np.float32]) -> _Expansion:

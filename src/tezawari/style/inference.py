@@ -58,12 +58,15 @@ class _Layer(nn.Module):
         if rows is None:
             return conv(features)
         if style.dim() == 2:
+            assert conv.bias is not None
             scale, shift = map(self._reordered, (style @ rows.flatten(1)).chunk(2, 1))
+            shift = conv.bias * scale + shift
             if self.folds and len(style) == 1:
-                assert conv.bias is not None
-                weight, bias = conv.weight * scale[0, :, None, None, None], conv.bias * scale[0] + shift[0]
-                return F.conv2d(features, weight, bias, conv.stride, conv.padding)
-            return torch.addcmul(shift[..., None, None], conv(features), scale[..., None, None])
+                return F.conv2d(
+                    features, conv.weight * scale[0, :, None, None, None], shift[0], conv.stride, conv.padding
+                )
+            features = F.conv2d(features, conv.weight, None, conv.stride, conv.padding)
+            return features * scale[..., None, None] + shift[..., None, None]
         features = conv(features)
         scale, shift = torch.einsum("bshw,skc->kbchw", self._at_outputs(style, *features.shape[-2:]), rows)
         if self.phase_order is not None:

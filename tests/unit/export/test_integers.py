@@ -100,3 +100,27 @@ def test_browsers_get_integers_for_int8_alone() -> None:
         models = browser_models(file, precision)
         assert ("ConvInteger" in operations(models.wasm)) is (precision == "int8")
         assert operations(models.webgpu).count("Conv") == 1
+
+
+def test_a_styles_scale_costs_no_pass_of_its_own() -> None:
+    """Multiplied into the step of each channel, of which there are few, not into the result."""
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    made = onnx.load_model_from_string(model(with_bias=False))
+    scale = helper.make_tensor_value_info("scale", floats, [24])
+    graph, axes = made.graph, onnx.numpy_helper.from_array(np.array([0, 2, 3]), "axes")
+    graph.initializer.append(axes)
+    graph.input.append(scale)
+    graph.node.insert(0, helper.make_node("Unsqueeze", ["scale", "axes"], ["scales"]))
+    graph.node.append(helper.make_node("Mul", ["y", "scales"], ["z"]))
+    graph.output[0].name = "z"
+    file = made.SerializeToString()
+    whole = compute_in_integers(file)
+    x = _RANDOM.normal(0, 1, (1, 16, 18, 14)).astype(np.float32)
+    feeds = {"x": x, "scale": np.linspace(-1, 2, 24, dtype=np.float32)}
+    found, wanted = (
+        onnxruntime.InferenceSession(each, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+        for each in (whole, file)
+    )
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    over_results = [node for node in onnx.load_model_from_string(whole).graph.node if "integer_1_float" in node.input]
+    assert [node.output[0] for node in over_results] == ["z"], "one pass over the result, which is then scaled"
