@@ -166,7 +166,7 @@ def _values(picture: Image.Image) -> np.ndarray | None:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+def overlay(image: np.ndarray, mask: np.ndarray, class_names: Sequence[str] | None) -> np.ndarray:
     """Lay a mask over its image in VOC's colours, with a legend of the classes in it underneath.
 
     Background stays as it is; what is ignored is veiled in cream.
@@ -174,10 +174,11 @@ def overlay(image: np.ndarray, mask: np.ndarray, class_names: Sequence[str]) -> 
     Args:
         image: (H, W, 3) uint8.
         mask: (H, W) of values 0 … 255.
-        class_names: name k is that of the value k + 1; a value without a name is shown as its number.
+        class_names: name k is that of the value k + 1; a value without a name is shown as its number. None leaves the
+            legend out.
 
     Returns:
-        (H', W', 3) uint8, the image in its upper left corner; H' = H and W' = W where the mask has no class.
+        (H', W', 3) uint8, the image in its upper left corner; H' = H and W' = W where there is nothing to explain.
 
     Raises:
         ValueError: an image and a mask of different sizes.
@@ -188,6 +189,8 @@ def overlay(image: np.ndarray, mask: np.ndarray, class_names: Sequence[str]) -> 
     covered = (mask != 0)[..., None]
     mixed = (1 - _OPACITY) * image + _OPACITY * colors[mask]
     picture = np.where(covered, np.rint(mixed), image).astype(np.uint8)
+    if class_names is None:
+        return picture
     shown = [int(value) for value in np.unique(mask) if value not in (0, IGNORE_INDEX)]
     entries = [(class_names[value - 1] if value <= len(class_names) else str(value), colors[value]) for value in shown]
     return _with_legend(picture, entries) if entries else picture

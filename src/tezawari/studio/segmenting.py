@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from tezawari.core.errors import UserError
 from tezawari.data.photo import load_rgb
 from tezawari.segmentation.crf import CrfParameters
-from tezawari.segmentation.masks import overlay, write_mask
+from tezawari.segmentation.masks import overlay, voc_colors, write_mask
 from tezawari.segmentation.pictures import heat_overlay
 from tezawari.segmentation.segment import PhotoSegmenter
 from tezawari.studio.job_work import Bench, write_jpeg
@@ -40,7 +41,7 @@ def segment_photo(bench: Bench, request: dict[str, Any], folder: Path, report: R
         answers.append(
             {
                 "method": method,
-                "overlay": write_jpeg(folder / f"{number}-overlay.jpg", overlay(pixels, found.mask, names)),
+                "overlay": write_jpeg(folder / f"{number}-overlay.jpg", overlay(pixels, found.mask, None)),
                 "mask": mask.name,
                 "classes": [
                     {
@@ -55,7 +56,12 @@ def segment_photo(bench: Bench, request: dict[str, Any], folder: Path, report: R
         report("segmenting", number + 1, len(methods))
     files = [answer["overlay"] for answer in answers] + [answer["mask"] for answer in answers]
     files += [one["heat"] for answer in answers for one in answer["classes"]]
-    return {"files": files, "answers": answers}
+    return {"files": files, "answers": answers, "colors": class_colors(names)}
+
+
+def class_colors(names: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each class in overlays and masks, as ``#rrggbb``."""
+    return {name: "#" + bytes(color).hex() for name, color in zip(names, voc_colors()[1:])}
 
 
 def segmenter_of(bench: Bench) -> PhotoSegmenter:

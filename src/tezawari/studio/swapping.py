@@ -19,7 +19,7 @@ from tezawari.segmentation.masks import overlay, write_mask
 from tezawari.studio.job_work import Bench, write_jpeg
 from tezawari.studio.jobs import Report
 from tezawari.studio.restyling import load_stylizer
-from tezawari.studio.segmenting import segmenter_of
+from tezawari.studio.segmenting import class_colors, segmenter_of
 from tezawari.style.swap import Verdict, check_region, find_source, judge_region, swap_material
 from tezawari.style.swap_pictures import chain_panels, to_pixels
 
@@ -66,8 +66,8 @@ def swap_photo(bench: Bench, request: dict[str, Any], folder: Path, report: Repo
     files = {
         "shown": write_jpeg(folder / "shown.jpg", made),
         "region": write_jpeg(folder / "region.jpg", to_pixels(dimmed)),
-        "before": write_jpeg(folder / "before.jpg", overlay(pixels, before, names)),
-        "after": write_jpeg(folder / "after.jpg", overlay(made, after, names)),
+        "before": write_jpeg(folder / "before.jpg", overlay(pixels, before, None)),
+        "after": write_jpeg(folder / "after.jpg", overlay(made, after, None)),
         "mask": "mask.png",
     }
     if request["full"]:
@@ -75,6 +75,7 @@ def swap_photo(bench: Bench, request: dict[str, Any], folder: Path, report: Repo
     return {
         "files": list(files.values()),
         **files,
+        "colors": class_colors(names),
         "source": source,
         "target": request["target"],
         "share": float(found.float().mean()),

@@ -209,6 +209,7 @@ def test_the_legend_shows_the_classes_in_the_mask_only() -> None:
     image, mask = np.full((40, 300, 3), 90, np.uint8), np.zeros((40, 300), np.uint8)
     np.testing.assert_array_equal(overlay(image, mask, ["cat"]), image)
     mask[:5], mask[5:9] = 1, 3
+    assert overlay(image, mask, None).shape == image.shape
     legend = overlay(image, mask, ["cat", "dog", "cow"])[40:]
     colors = {tuple(color) for color in legend.reshape(-1, 3).tolist()}
     chips = [tuple(voc_colors()[value].tolist()) for value in (1, 2, 3)]

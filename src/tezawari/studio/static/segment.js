@@ -1,7 +1,7 @@
 // Segment: a photo, labels, and what each method sees: heat maps and a mask to take away.
 
 import { fileOf, post } from "./api.js";
-import { h, icon, replace } from "./dom.js";
+import { h, icon, replace, swatch } from "./dom.js";
 import { className, t } from "./i18n.js";
 import { followIn } from "./jobs.js";
 import { photoIntake, photoUrl } from "./photo.js";
@@ -69,7 +69,7 @@ export function mount(main, studio) {
       h("div", { class: "row" }, h("h2", {}, studio.methods.length > 1 ? t(`method.${answer.method}`, {}, answer.method) : t("segment.mask")), h("span", { class: "grow" }), h("a", { class: "button", href: fileOf(id, answer.mask, true), download: "" }, icon("download"), t("segment.mask"))),
       h("div", { class: "maps" },
         h("figure", {}, h("img", { src: fileOf(id, answer.overlay), alt: t("segment.overlay") }), h("figcaption", {}, t("segment.overlay"))),
-        answer.classes.map((each) => h("figure", {}, h("img", { src: fileOf(id, each.heat), alt: className(each.name) }), h("figcaption", {}, className(each.name), " ", h("span", { class: "soft" }, `${Math.round(each.share * 100)} %`)), each.share > 0 && partButton(id, answer, each.name))),
+        answer.classes.map((each) => h("figure", {}, h("img", { src: fileOf(id, each.heat), alt: className(each.name) }), h("figcaption", {}, swatch(result.colors[each.name]), className(each.name), " ", h("span", { class: "soft" }, `${Math.round(each.share * 100)} %`)), each.share > 0 && partButton(id, answer, each.name))),
       ),
       answer.classes.length === 0 && h("p", { class: "soft" }, t("segment.nothing")),
     )));

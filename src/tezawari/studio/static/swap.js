@@ -2,7 +2,7 @@
 
 import { fileOf, post, save } from "./api.js";
 import { compare } from "./compare.js";
-import { h, icon, replace } from "./dom.js";
+import { h, icon, replace, swatch } from "./dom.js";
 import { className, styleName, t } from "./i18n.js";
 import { followIn } from "./jobs.js";
 import { photoIntake, photoUrl } from "./photo.js";
@@ -63,15 +63,15 @@ export function mountSwap(main, studio, modes, photo, thumbnails, adopt) {
     else run({ ...kept.wish, full: true });
   }
 
-  const seen = (shares) => shares.map(({ name, share }) => `${name ? className(name) : t("swap.background")} ${percent(share)}`).join(", ");
+  const seen = (shares, colors) => shares.map(({ name, share }, place) => [place > 0 && ", ", name && swatch(colors[name]), `${name ? className(name) : t("swap.background")} ${percent(share)}`]);
 
-  function scores({ target, seen: [before, after], scores: values }) {
+  function scores({ target, colors, seen: [before, after], scores: values }) {
     const row = (title, ...cells) => h("tr", {}, h("th", { scope: "row" }, title), cells.map((cell) => h("td", {}, cell)));
     const measured = (title, name) => row(title, ...values.map((each) => each[name].toFixed(2)));
     return [
       h("table", { class: "scores" },
         h("thead", {}, h("tr", {}, h("td", {}), h("th", { scope: "col" }, t("swap.before")), h("th", { scope: "col" }, t("swap.after")))),
-        h("tbody", {}, row(t("swap.seen"), seen(before), seen(after)), values && [measured(t("swap.accuracy"), "pixel_accuracy"), measured(t("swap.iou"), "iou")])),
+        h("tbody", {}, row(t("swap.seen"), seen(before, colors), seen(after, colors)), values && [measured(t("swap.accuracy"), "pixel_accuracy"), measured(t("swap.iou"), "iou")])),
       h("p", { class: "soft" }, t(values ? "swap.scored" : "swap.unscored", { target: styleName(target) })),
     ];
   }
