@@ -17,8 +17,9 @@ def warm_cosine(step: int, steps: int, warm_share: float = 0.02) -> float:
 
 
 def recipe(hparams: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """Return a module's settings as plain values, its weights file by name alone, and the steps it has trained."""
+    """Return a module's settings as plain values, files by their names alone, and the steps it has trained."""
     values = {k: v for k, v in hparams.items() if isinstance(v, str | int | float | list | dict) or v is None}
-    if values.get("backbone_weights"):
-        values["backbone_weights"] = Path(str(values["backbone_weights"])).name
+    for file in ("backbone_weights", "start_from", "add_styles_to"):
+        if values.get(file):
+            values[file] = Path(str(values[file])).name
     return {**values, "steps": steps}
