@@ -30,6 +30,7 @@ from tezawari.style.network import (
     UpBlock,
     condition_at,
     fit_to_cells,
+    shares,
 )
 
 _PHASES = 2
@@ -57,6 +58,7 @@ class _Layer(nn.Module):
         rows, conv = self.rows, self.conv
         if rows is None:
             return conv(features)
+        style = shares(style)
         if style.dim() == 2:
             assert conv.bias is not None
             scale, shift = map(self._reordered, (style @ rows.flatten(1)).chunk(2, 1))

@@ -58,6 +58,15 @@ def condition_at(style: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(style, tuple(size), mode="area")
 
 
+def shares(style: Tensor) -> Tensor:
+    """Divide weights ``(B, S)`` or ``(B, S, h, w)`` by their sum over styles; where that is 0, all get equal shares.
+
+    A scale that grew with the sum of the weights would grow with its power over the layers.
+    """
+    total = style.sum(1, keepdim=True)
+    return torch.where(total > 0, style / total.clamp_min(1e-12), torch.full_like(style, 1 / style.shape[1]))
+
+
 def map_cells(style_map: Tensor, height: int, width: int, stride: int) -> Tensor:
     """Average a style map over the cells of the bottleneck.
 
@@ -105,7 +114,7 @@ class Normalization(nn.Module):
 
     ``settled``, which is always conditional, is ``instance`` while it trains, and after that uses the running mean of
     what each style's moments were. Inside a trained network they hardly differ between photos, but much between styles.
-    It learns as fast as ``instance``; afterwards a picture no longer depends on what else the photo shows, tiles are
+    Of a mix, the shares count, not the sum. It learns as fast as ``instance``; afterwards a picture no longer depends on what else the photo shows, tiles are
     exact, and the network can be exported. [ours]
     """
 
@@ -126,6 +135,8 @@ class Normalization(nn.Module):
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """Normalise ``(B, C, H, W)`` under a condition ``(B, S)`` or ``(B, S, h, w)``."""
+        if self.settles:
+            style = shares(style)
         if self.settles and not self.training:
             scale, shift = self._mixed(self.settled_rows(), features, style)
             return features * scale + shift

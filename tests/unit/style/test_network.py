@@ -137,6 +137,15 @@ def test_a_settled_network_is_the_one_it_was_made_of() -> None:
         settle(settled)
 
 
+@torch.no_grad()
+def test_settled_scales_take_the_shares_of_a_mix() -> None:
+    """Half of one style is not half the scale in each of thirteen layers, and of nothing all styles are in it alike."""
+    network, photo = _warmed("deepstylecam", "cin", "settled"), torch.rand(1, 3, 40, 40)
+    for weights, same in (([0.5, 0, 0], [1.0, 0, 0]), ([3, 0, 1], [0.75, 0, 0.25]), ([0, 0, 0], [1 / 3] * 3)):
+        found, wanted = (network(photo, torch.tensor([each], dtype=torch.float32)) for each in (weights, same))
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
 def test_settled_moments_are_what_each_style_had() -> None:
     """Asked for one style on one photo again and again, they become that photo's; another style keeps its own."""
     torch.manual_seed(0)

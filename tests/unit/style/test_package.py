@@ -119,6 +119,6 @@ def test_the_network_that_comes_with_the_package() -> None:
     pictures = torch.stack([stylizer(photo, stylizer.mix(name)) for name in stylizer.style_names])
     apart = torch.pdist(pictures.flatten(1)) / pictures[0].numel() ** 0.5
     assert apart.min() > 0.03
-    lightness = pictures.mean(1).flatten(1)
-    for picture in lightness:
-        assert torch.corrcoef(torch.stack([picture, photo.mean(0).flatten()]))[0, 1] > 0.7
+    # Forms of four pixels and more: finer ones are the style's.
+    forms = torch.nn.functional.avg_pool2d(torch.cat([photo[None], pictures]).mean(1), 4).flatten(1)
+    assert torch.corrcoef(forms)[0, 1:].min() > 0.5

@@ -167,7 +167,7 @@ def test_a_network_that_cannot_be_deployed_is_refused(
     monkeypatch.setattr(speed_benchmark, "matmul_peak", lambda dtype: 1.0)
     file = save_network(tmp_path / "n.safetensors", build_network("johnson", 2, norm="instance"), ["a", "b"], {})
     assert run(tmp_path, f"checkpoint={file}", "parts=[stylise]") == 2
-    assert "model.norm=batch" in capsys.readouterr().err
+    assert "model.norm=instance" in capsys.readouterr().err
 
 
 def test_equal_steps_are_compared_by_their_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
