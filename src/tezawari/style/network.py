@@ -114,8 +114,8 @@ class Normalization(nn.Module):
 
     ``settled``, which is always conditional, is ``instance`` while it trains, and after that uses the running mean of
     what each style's moments were. Inside a trained network they hardly differ between photos, but much between styles.
-    Of a mix, the shares count, not the sum. It learns as fast as ``instance``; afterwards a picture no longer depends on what else the photo shows, tiles are
-    exact, and the network can be exported. [ours]
+    Of a mix, the shares count, not the sum. It learns as fast as ``instance``; afterwards a picture no longer depends
+    on what else the photo shows, tiles are exact, and the network can be exported. [ours]
     """
 
     style_mean: Tensor
