@@ -54,11 +54,10 @@ class _Layer(nn.Module):
         self.register_buffer("rows", rows)
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` under style weights ``(B, S)`` or a map ``(B, S, h, w)``."""
+        """Map ``(B, C, H, W)`` under shares of styles ``(B, S)`` or a map of them ``(B, S, h, w)``."""
         rows, conv = self.rows, self.conv
         if rows is None:
             return conv(features)
-        style = shares(style)
         if style.dim() == 2:
             assert conv.bias is not None
             scale, shift = map(self._reordered, (style @ rows.flatten(1)).chunk(2, 1))
@@ -137,16 +136,17 @@ class DeployedNetwork(nn.Module):
 
     def _restyle(self, content_image: Tensor, style: Tensor) -> Tensor:
         features = (content_image * 2 - 1).contiguous(memory_format=torch.channels_last)
+        own = shares(style)
         for layer in self.encoder:
-            features = self._elu(layer(features, style))
+            features = self._elu(layer(features, own))
         if self.fuse is not None:
             condition = torch.einsum("bshw,sc->bchw", condition_at(style, features.shape[-2:]), self.style_rows)
             features = self._elu(self.fuse(features) + condition)
-        features = self._residual_blocks(features, style)
+        features = self._residual_blocks(features, own)
         *before, last = self.decoder
         for layer in before:
-            features = self._clear_border(self._rearrange(self._elu(layer(features, style))))
-        features = self._clear_phases(self._elu(last(features, style)))
+            features = self._clear_border(self._rearrange(self._elu(layer(features, own))))
+        features = self._clear_phases(self._elu(last(features, own)))
         picture = self._rearrange(torch.tanh(self.to_rgb(features)))
         return (picture[..., 1:-1, 1:-1] + 1) / 2
 
