@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-STEPS_PER_DEVIATION = 12
+STEPS_PER_DEVIATION = 10
 """int8: steps in a channel's root mean square; less than six bits a weight after DEFLATE [ours]."""
 
 _KERNEL_DIMENSIONS = 4
