@@ -198,18 +198,15 @@ def test_the_keyboard_stays_where_it_was_when_a_part_of_the_page_is_made_anew(
         page.keyboard.press(key)
         if place is not None:
             page.wait_for_selector(f".cell[data-index='{place}'].active")
-    page.focus(".verbs .no")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".verbs .no:focus[aria-pressed=true]")
-    page.focus("select[aria-label=Order]")
-    page.keyboard.press("ArrowUp")
-    page.wait_for_selector("select[aria-label=Order]:focus")
-    page.focus(".tools [lang=ja]")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("h1:lang(ja)")
-    page.focus(".tab[href='#/words']")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("main.words:focus h1")
+    for control, key, then in (
+        (".verbs .no", "Enter", ".verbs .no:focus[aria-pressed=true]"),
+        ("select[aria-label=Order]", "ArrowUp", "select[aria-label=Order]:focus"),
+        (".tools [lang=ja]", "Enter", "h1:lang(ja)"),
+        (".tab[href='#/words']", "Enter", "main.words:focus h1"),
+    ):
+        page.focus(control)
+        page.keyboard.press(key)
+        page.wait_for_selector(then)
 
 
 def test_a_studio_that_is_gone_is_said_on_the_page(open_page: OpenPage, tmp_path: Path) -> None:

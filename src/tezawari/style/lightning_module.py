@@ -34,7 +34,7 @@ class MultiStyle(pl.LightningModule):
         per_style_weights: style name → factor on that style's loss; 1 where not named.
         reconstruction_steps: first steps, in which the network only learns to give the photo back, whatever style is
             asked. They need no loss network, so they cost next to nothing, and spare it the steps in which a fresh
-            decoder draws checkerboards. [ours]
+            decoder draws checkerboards. A trained network that goes on has none. [ours]
         style_ramp: share of all steps over which the style weight rises from 0 to its value; 0 is all of it at once. A
             deep loss network pulls so hard towards style that a young network gives the photo up.
         learning_rate: peak of Adam's learning rate; it falls to zero along a cosine.
@@ -186,7 +186,8 @@ class MultiStyle(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the weighted loss of a batch ``{image, style}`` and log its parts, and each style's running loss."""
-        if self.global_step < self.hparams["reconstruction_steps"] and self.hparams["add_styles_to"] is None:
+        fresh = self.hparams["start_from"] is None and self.hparams["add_styles_to"] is None
+        if fresh and self.global_step < self.hparams["reconstruction_steps"]:
             error = mse_loss(self(batch["image"], batch["style"]), batch["image"])
             self.log("train/reconstruction_loss", error, prog_bar=True)
             return error

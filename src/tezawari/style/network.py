@@ -164,16 +164,15 @@ class Normalization(nn.Module):
         """Move each style's running moments towards those of the images that ask for it."""
         asked = style.flatten(2).mean(2) if style.dim() == 4 else style
         count = asked.sum(0)[:, None]
-        shares = (asked / count.T.clamp_min(1e-6)).T  # (S, B)
+        parts = (asked / count.T.clamp_min(1e-6)).T  # (S, B)
         variance, mean = torch.var_mean(features, (2, 3), correction=0)
         rate = 1 - _MEMORY**count
-        self.style_mean += rate * (shares.to(mean) @ mean - self.style_mean)
-        self.style_variance += rate * (shares.to(mean) @ variance - self.style_variance)
+        self.style_mean += rate * (parts.to(mean) @ mean - self.style_mean)
+        self.style_variance += rate * (parts.to(mean) @ variance - self.style_variance)
 
     def add_styles(self, count: int) -> None:
         """Add ``count`` styles, each starting as the mean of those there."""
-        start = torch.stack([row.detach() for row in self.scale_shift]).mean(0)
-        self.scale_shift.extend(nn.Parameter(start.clone()) for _ in range(count))
+        _extend_by_mean(self.scale_shift, count)
         if self.settles:
             for name in ("style_mean", "style_variance"):
                 moments = getattr(self, name)
@@ -186,6 +185,11 @@ class Normalization(nn.Module):
         if self.moments is not None:
             return F.batch_norm(features, *self.moments)
         return F.instance_norm(features)
+
+
+def _extend_by_mean(rows: nn.ParameterList, count: int) -> None:
+    start = torch.stack([row.detach() for row in rows]).mean(0)
+    rows.extend(nn.Parameter(start.clone()) for _ in range(count))
 
 
 def _neutral_scale_shift(channels: int) -> nn.Parameter:
@@ -210,8 +214,7 @@ class StyleFusion(nn.Module):
 
     def add_styles(self, count: int) -> None:
         """Add ``count`` styles, each starting as the mean of those there."""
-        start = torch.stack([row.detach() for row in self.style_rows]).mean(0)
-        self.style_rows.extend(nn.Parameter(start.clone()) for _ in range(count))
+        _extend_by_mean(self.style_rows, count)
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """Fuse ``(B, C, H, W)`` features with a condition ``(B, S)`` or ``(B, S, h, w)``."""
@@ -434,9 +437,7 @@ def settle(network: ConditionalNetwork) -> ConditionalNetwork:
     if network.norm != "batch":
         raise ValueError(f"norm={network.norm}: only the running moments of norm=batch can be given to each style")
     settled = build_network(network.net, network.num_styles, network.fusion, "settled")
-    settled.load_state_dict(
-        network.state_dict() | {k: v for k, v in settled.state_dict().items() if "norm." in k}, strict=False
-    )
+    settled.load_state_dict(network.state_dict(), strict=False)  # all but the normalisations, whose moments follow
     for old, new in zip(network._normalizations(), settled._normalizations()):
         assert old.batch is not None
         assert old.batch.running_mean is not None

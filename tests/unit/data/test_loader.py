@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from tests.unit.quiet_trainer import quiet_trainer
 
 from tezawari.core.errors import UserError
 from tezawari.core.seeding import epoch_order, sample_rng
@@ -174,15 +175,7 @@ class SaveEverywhere(pl.Callback):
 
 def fit(workers: int, callbacks: list[pl.Callback], checkpoint: Path | None = None, **options: object) -> Recorder:
     module = Recorder()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-        **({"max_epochs": 3} | options),
-    )
+    trainer = quiet_trainer(callbacks=callbacks, **({"max_epochs": 3} | options))
     trainer.fit(module, DrawsData(workers), ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     return module
 

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.unit.quiet_trainer import quiet_trainer
 from torch import Tensor
 
 from tezawari.core.errors import UserError
@@ -193,16 +194,7 @@ def _train(root: Path, **settings: object) -> MultiStyle:
     pl.seed_everything(0)
     data = ImagesData(str(root / "photos"), str(root / "styles"), image_size=32, style_size=64, batch_size=2)
     model = MultiStyle(reconstruction_steps=0, **settings)  # type: ignore[arg-type]
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer(max_steps=2, limit_val_batches=0, use_distributed_sampler=False)
     trainer.fit(model, datamodule=data)
     return model
 

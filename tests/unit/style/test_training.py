@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from tests.unit.quiet_trainer import quiet_trainer
 
 from tezawari.core.errors import UserError
 from tezawari.data.sample import SampleData
@@ -17,16 +17,7 @@ from tezawari.style.package import load_network, save_network
 
 def _train(steps: int = 1, **settings: object) -> MultiStyle:
     model = MultiStyle(**{"norm": "settled", "frozen_moments": 1.0, "learning_rate": 1e-3, **settings})  # type: ignore[arg-type]
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, use_distributed_sampler=False)
     trainer.fit(model, datamodule=SampleData(image_size=32, batch_size=2, epoch_size=4))
     return model
 
@@ -45,7 +36,7 @@ def names() -> list[str]:
 def test_styles_part_faster_than_what_they_share(tmp_path: Path, names: list[str]) -> None:
     """Adam's first step is the learning rate, whatever the gradient: of what belongs to the styles asked, ten times."""
     before = _published(tmp_path / "n.safetensors", names)
-    after = _train(start_from=str(tmp_path / "n.safetensors"), reconstruction_steps=0, style_rate=10).network
+    after = _train(start_from=str(tmp_path / "n.safetensors"), style_rate=10).network
     assert after is not None
     assert after.norm == "settled"
     shared = (after.to_rgb.weight - before.to_rgb.weight).abs().max()
@@ -75,8 +66,8 @@ def test_a_grid_is_trained_away(tmp_path: Path, names: list[str]) -> None:
     save_network(tmp_path / "grid.safetensors", network, names, {})
     found = {}
     for weight in (0.0, 1e4):
-        start = {"start_from": str(tmp_path / "grid.safetensors"), "reconstruction_steps": 0}
-        model = _train(12, **start, grid_weight=weight, learning_rate=3e-3, style_weight=0.1)
+        start = str(tmp_path / "grid.safetensors")
+        model = _train(12, start_from=start, grid_weight=weight, learning_rate=3e-3, style_weight=0.1)
         batch = next(iter(model.trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
         with torch.no_grad():
             found[weight] = model._losses(batch)[1].mean()
