@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tezawari.features import winograd_tiles
 from tezawari.features.backbone import load_backbone
 from tezawari.features.buffers import BufferPool
 from tezawari.features.frozen_chain import DirectConv, FrozenChain, Step
@@ -80,6 +83,27 @@ def _small_chain() -> FrozenChain:
         [torch.randn(o, i, 3, 3, dtype=torch.float64) / 10 for i, o in widths],
         [torch.randn(o, dtype=torch.float64) / 10 for _, o in widths],
     )
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+def test_what_is_no_number_stays_so_through_winograd(rectify: bool) -> None:
+    conv = WinogradConv(torch.randn(8, 8, 3, 3), torch.zeros(8))
+    x = torch.ones(1, 8, 8, 8)
+    x[0, 5, 5, 2] = torch.nan
+    assert conv.forward(x, rectify)[0, 4:7, 4:7].isnan().all()
+
+
+def test_kernels_compile_where_nothing_can_be_stored(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def njit(cache: bool = False, **_: object) -> Callable[[Any], Any]:
+        if cache:
+            raise RuntimeError("no locator")
+        return lambda kernel: kernel
+
+    monkeypatch.setattr(winograd_tiles, "njit", njit)
+    assert winograd_tiles._compiled(gc.collect) is gc.collect  # type: ignore[type-var]
+    assert "compiled at every start" in caplog.text
 
 
 @pytest.mark.parametrize(
