@@ -6,7 +6,8 @@ the convolutions:
 - The channels before each rearrangement are ordered phase first, so that pixels move as whole vectors. The border that
   the original crops is set to zero instead, and serves as the padding of the next convolution.
 - The last rearrangement does not happen at all. The features stay at half size, the four phases side by side, and the
-  last convolution computes the four phases of the picture: 12 output channels where 3 leave vector units idle.
+  last convolution computes the four phases of the picture: 12 output channels where 3 leave vector units idle. Not for
+  ``swift``, whose features end at half size.
 - Compiled, ELU is max(x, 0) + exp(min(x, 0)) − 1, which has a vector form where expm1 has a slow one.
 """
 
@@ -117,13 +118,20 @@ class DeployedNetwork(nn.Module):
         if fusion is not None:
             self.register_buffer("style_rows", torch.stack([row.detach() for row in fusion.style_rows]))
         self.residuals = nn.ModuleList(
-            nn.ModuleList([self._layer(block.first), self._layer(block.second)])
+            nn.ModuleList(self._layer(layer) for layer in block.blocks())
             for block in folded.residuals
             if isinstance(block, ResidualBlock)
         )
         # The first doubling pads; the border that it and the next ones leave is the padding of those after them.
         self.decoder = nn.ModuleList(self._doubling(block, i == 0) for i, block in enumerate(folded.decoder))
-        self.to_rgb = _over_cells(folded.to_rgb, self._phase_order(folded.to_rgb.in_channels), self._phase_order(3))
+        self.rectifies = isinstance(network.active, nn.ReLU)
+        self.ends_in_phases = network.cell == 1
+        to_rgb, order = folded.to_rgb, self._phase_order(3)
+        if self.ends_in_phases:
+            self.to_rgb = _over_cells(to_rgb, self._phase_order(to_rgb.in_channels), order)
+        else:
+            assert to_rgb.bias is not None
+            self.to_rgb = _conv(to_rgb.weight[order], to_rgb.bias[order], padding=0)
         self.requires_grad_(False)
         self.eval()
         self.to(memory_format=torch.channels_last)
@@ -138,24 +146,33 @@ class DeployedNetwork(nn.Module):
         features = (content_image * 2 - 1).contiguous(memory_format=torch.channels_last)
         own = shares(style)
         for layer in self.encoder:
-            features = self._elu(layer(features, own))
+            features = self._active(layer(features, own))
         if self.fuse is not None:
             condition = torch.einsum("bshw,sc->bchw", condition_at(style, features.shape[-2:]), self.style_rows)
-            features = self._elu(self.fuse(features) + condition)
+            features = self._active(self.fuse(features) + condition)
         features = self._residual_blocks(features, own)
         *before, last = self.decoder
         for layer in before:
-            features = self._clear_border(self._rearrange(self._elu(layer(features, own))))
-        features = self._clear_phases(self._elu(last(features, own)))
-        picture = self._rearrange(torch.tanh(self.to_rgb(features)))
-        return (picture[..., 1:-1, 1:-1] + 1) / 2
+            features = self._clear_border(self._rearrange(self._active(layer(features, own))))
+        features = self._active(last(features, own))
+        if self.ends_in_phases:
+            picture = self._rearrange(torch.tanh(self.to_rgb(self._clear_phases(features))))[..., 1:-1, 1:-1]
+        else:
+            picture = self._rearrange(torch.tanh(self.to_rgb(self._clear_border(self._rearrange(features)))))
+        return (picture + 1) / 2
 
     def _residual_blocks(self, features: Tensor, style: Tensor) -> Tensor:
-        for pair in self.residuals:
-            assert isinstance(pair, nn.ModuleList)
-            first, second = pair
-            features = features + second(self._elu(first(features, style)), style)
+        for layers in self.residuals:
+            assert isinstance(layers, nn.ModuleList)
+            *before, last = layers
+            change = features
+            for layer in before:
+                change = self._active(layer(change, style))
+            features = features + last(change, style)
         return features
+
+    def _active(self, features: Tensor) -> Tensor:
+        return self._relu(features) if self.rectifies else self._elu(features)
 
     @contextmanager
     def moments_of(self, content_image: Tensor, style: Tensor) -> Iterator[None]:
@@ -177,6 +194,10 @@ class DeployedNetwork(nn.Module):
         assert old.bias is not None
         conv = _conv(old.weight[order], old.bias[order], padding=int(padded))
         return _Layer(conv, _settled_rows(block.norm), self._folds_styles, order)
+
+    @staticmethod
+    def _relu(features: Tensor) -> Tensor:
+        return F.relu_(features)
 
     @staticmethod
     def _elu(features: Tensor) -> Tensor:
@@ -224,6 +245,10 @@ class ExportableNetwork(DeployedNetwork):
     @staticmethod
     def _phase_order(channels: int) -> Tensor:
         return torch.arange(channels * _PHASES**2)
+
+    @staticmethod
+    def _relu(features: Tensor) -> Tensor:
+        return F.relu(features)
 
     @staticmethod
     def _elu(features: Tensor) -> Tensor:
@@ -279,8 +304,8 @@ def _over_cells(conv: nn.Conv2d, input_order: Tensor, output_order: Tensor) -> n
 def export_style_network(network: ConditionalNetwork, path: Path, side: int = 256) -> Exported:
     """Write ``network`` as an ONNX model of one photo, and compare it with PyTorch at ``side`` pixels.
 
-    The model takes ``content_image`` ``(1, 3, H, W)`` in [0, 1], H and W multiples of 8 (``deepstylecam``) or 4
-    (``johnson``), and ``style_weights`` ``(1, S)``; it gives ``stylized``, of the photo's shape and range.
+    The model takes ``content_image`` ``(1, 3, H, W)`` in [0, 1], H and W multiples of 8 or (``johnson``) 4, and
+    ``style_weights`` ``(1, S)``; it gives ``stylized``, of the photo's shape and range.
 
     Args:
         network: a trained network, but with instance normalisation.

@@ -31,7 +31,7 @@ def _trained(net: str, norm: str = "batch", styles: int = 3) -> ConditionalNetwo
 
 
 @pytest.mark.parametrize("norm", ["batch", "settled"])
-@pytest.mark.parametrize("net", ["deepstylecam", "johnson"])
+@pytest.mark.parametrize("net", ["deepstylecam", "johnson", "swift"])
 @pytest.mark.parametrize("size", [(64, 64), (17, 33), (50, 71)])
 @torch.no_grad()
 def test_the_deployed_network_is_the_trained_one(net: str, norm: str, size: tuple[int, int]) -> None:
@@ -75,7 +75,7 @@ def test_instance_moments_cannot_be_folded() -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "settled"])
-@pytest.mark.parametrize("net", ["deepstylecam", "johnson"])
+@pytest.mark.parametrize("net", ["deepstylecam", "johnson", "swift"])
 @torch.no_grad()
 def test_the_exportable_network_is_the_trained_one(net: str, norm: str) -> None:
     network = _trained(net, norm)

@@ -17,6 +17,7 @@ KINDS = [
     ("deepstylecam", "concat", "instance"),
     ("deepstylecam", "cin", "instance"),
     ("deepstylecam", "cin", "settled"),
+    ("swift", "concat", "settled"),
     ("johnson", "concat", "settled"),
     ("johnson", "concat", "batch"),
     ("johnson", "cin", "instance"),
@@ -95,7 +96,7 @@ def test_any_size_keeps_its_size_and_range(net: str, fusion: str, norm: str, siz
     assert 0 <= stylized.min() < stylized.max() <= 1
 
 
-@pytest.mark.parametrize("net", ["deepstylecam", "johnson"])
+@pytest.mark.parametrize("net", ["deepstylecam", "johnson", "swift"])
 @torch.no_grad()
 def test_folding_normalisation_changes_nothing(net: str) -> None:
     network, photo, weights = _warmed(net, "concat", "batch"), torch.rand(1, 3, 40, 48), torch.rand(1, 3)
