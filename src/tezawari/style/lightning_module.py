@@ -44,6 +44,8 @@ class MultiStyle(pl.LightningModule):
         learning_rate: peak of Adam's learning rate; it falls to zero along a cosine.
         style_rate: times the learning rate, for what belongs to one style alone: a sample trains one style of many, and
             Adam moves a parameter by its learning rate whatever its gradient, so that styles part slowly. [ours]
+        styles_per_photo: in how many styles each photo of a batch is asked in a training step: what the loss network
+            sees in the photo is then computed once for all of them. [ours]
         frozen_moments: share of the steps, at the end, that train under the running moments that are used after
             training (``batch`` and ``settled``); the network then is trained as it is used.
         backbone_name: the loss network.
@@ -73,6 +75,7 @@ class MultiStyle(pl.LightningModule):
         style_ramp: float = 0.0,
         learning_rate: float = 3e-3,
         style_rate: float = 1.0,
+        styles_per_photo: int = 1,
         frozen_moments: float = 0.25,
         backbone_name: str = "efficientnet_lite0",
         backbone_weights: str | None = None,
@@ -176,13 +179,22 @@ class MultiStyle(pl.LightningModule):
         weights = one_hot(style + self.first_row, len(self.style_names))
         return self.network(content_image.contiguous(memory_format=torch.channels_last), weights.to(content_image))
 
-    def _losses(self, batch: dict[str, Any]) -> tuple[PerceptualLosses, Tensor]:
-        """Return the losses of a batch and its grid patterns, ``(B,)``."""
+    def _losses(self, content_image: Tensor, style: Tensor) -> tuple[PerceptualLosses, Tensor]:
+        """Return the losses and the grid patterns ``(B,)`` of photos ``(B / k, 3, H, W)``, each in k styles in turn."""
         assert self.loss is not None
         assert self.network is not None
-        stylized = self(batch["image"], batch["style"])
+        stylized = self(content_image.repeat_interleave(len(style) // len(content_image), 0), style)
         pattern = grid_pattern(stylized, self.network.bottleneck_stride)
-        return self.loss(stylized, batch["image"], batch["style"]), pattern
+        return self.loss(stylized, content_image, style), pattern
+
+    def _several(self, style: Tensor) -> Tensor:
+        """Return each photo's styles in turn, ``(B · styles_per_photo,)``: the drawn one and some further on.
+
+        How far changes from step to step, so that no two styles are always seen together.
+        """
+        styles, further = len(self.style_average), torch.arange(self.hparams["styles_per_photo"], device=style.device)
+        distance = 1 + self.global_step % max(1, styles - 1)
+        return ((style[:, None] + distance * further) % styles).flatten()
 
     def _total(self, losses: PerceptualLosses, pattern: Tensor, style: Tensor, style_share: float = 1.0) -> Tensor:
         hparams = self.hparams
@@ -210,11 +222,12 @@ class MultiStyle(pl.LightningModule):
             error = mse_loss(self(batch["image"], batch["style"]), self._example(batch["image"], batch["style"]))
             self.log("train/reconstruction_loss", error, prog_bar=True)
             return error
-        losses, pattern = self._losses(batch)
-        total = self._total(losses, pattern, batch["style"], self._style_share())
+        style = self._several(batch["style"])
+        losses, pattern = self._losses(batch["image"], style)
+        total = self._total(losses, pattern, style, self._style_share())
         self.log("train/loss", total, prog_bar=True)
         self._log_parts("train", losses, pattern)
-        self._update_style_average(losses.style.detach(), batch["style"])
+        self._update_style_average(losses.style.detach(), style)
         self.log_dict(
             {f"train/style/{name}": self.style_average[i] for i, name in enumerate(self.style_names[self.first_row :])}
         )
@@ -240,7 +253,7 @@ class MultiStyle(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log the losses on photos that are not trained on."""
-        losses, pattern = self._losses(batch)
+        losses, pattern = self._losses(batch["image"], batch["style"])
         total = self._total(losses, pattern, batch["style"])
         self.log("val/loss", total, batch_size=len(batch["style"]), prog_bar=True)
         self._log_parts("val", losses, pattern)

@@ -204,11 +204,13 @@ class PerceptualLoss(nn.Module):
 
         Args:
             stylized: ``(B, 3, H, W)`` RGB in [0, 1], with gradient.
-            content_image: ``(B, 3, H, W)`` RGB in [0, 1], what it was made from.
+            content_image: ``(B / k, 3, H, W)`` RGB in [0, 1], what it was made from: k pictures in turn from each.
             style: ``(B,)`` index of the asked style.
         """
+        repeats = len(stylized) // len(content_image)
         with torch.no_grad():
-            content = self.backbone(content_image, self.content_layers)
+            photos = self.backbone(content_image, self.content_layers)
+            content = {layer: features.repeat_interleave(repeats, 0) for layer, features in photos.items()}
         features = self.backbone(stylized, self.style_layers + self.content_layers)
         content_losses = [content_distance(features[layer], content[layer]) for layer in self.content_layers]
         grams = {layer: gram_matrix(features[layer], "hw") for layer in self.style_layers}

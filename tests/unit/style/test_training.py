@@ -70,5 +70,43 @@ def test_a_grid_is_trained_away(tmp_path: Path, names: list[str]) -> None:
         model = _train(12, start_from=start, grid_weight=weight, learning_rate=3e-3, style_weight=0.1)
         batch = next(iter(model.trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
         with torch.no_grad():
-            found[weight] = model._losses(batch)[1].mean()
+            found[weight] = model._losses(batch["image"], batch["style"])[1].mean()
     assert found[1e4] < 0.5 * found[0.0]
+
+
+def test_several_styles_of_a_photo_cost_what_they_do_apart(names: list[str]) -> None:
+    torch.manual_seed(0)
+    model = _train(styles_per_photo=2, frozen_moments=0)
+    model.eval()
+    photos = torch.rand(2, 3, 32, 32)
+    style = model._several(torch.tensor([3, len(names) - 1]))
+    assert style[::2].tolist() == [3, len(names) - 1], "the first of each is the one that was drawn"
+    assert (style[::2] != style[1::2]).all()
+    together, pattern = model._losses(photos, style)
+    apart, same_pattern = model._losses(photos.repeat_interleave(2, 0), style)
+    for some, same in zip((*together, pattern), (*apart, same_pattern)):
+        torch.testing.assert_close(some, same)
+
+
+def test_first_steps_copy_the_imitated_network(tmp_path: Path, names: list[str]) -> None:
+    _published(tmp_path / "teacher.safetensors", names)
+    settings = {"imitate": str(tmp_path / "teacher.safetensors"), "net": "swift", "learning_rate": 1e-2}
+    model = _train(30, reconstruction_steps=30, frozen_moments=0, **settings)
+    batch = next(iter(model.trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
+    model.train()
+    with torch.no_grad():
+        picture, example = model(batch["image"], batch["style"]), model._example(batch["image"], batch["style"])
+    assert (example - batch["image"]).square().mean() > 2 * (picture - example).square().mean()
+    checkpoint = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    assert {name.split(".")[0] for name in checkpoint["state_dict"]} >= {"network"}
+    assert not any(name.startswith("teacher") for name in checkpoint["state_dict"])
+
+
+def test_only_a_network_of_the_same_styles_and_constant_moments_is_imitated(tmp_path: Path, names: list[str]) -> None:
+    _published(tmp_path / "other.safetensors", [*names[1:], "moss"])
+    with pytest.raises(UserError, match=r"model\.imitate=.*moss, but the data have"):
+        _train(imitate=str(tmp_path / "other.safetensors"))
+    _published(tmp_path / "instance.safetensors", names, "instance")
+    with pytest.raises(UserError, match="cannot be imitated"):
+        _train(imitate=str(tmp_path / "instance.safetensors"))
