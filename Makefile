@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: the locked versions need Python 3.11 or newer, this is " + sys.version.split()[0] + "; name one: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the environment into .venv (several minutes the first time)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock -e '.[dev]'
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock -e '.[segmentation]' || \
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c requirements.lock -e '.[segmentation]' || \
 		echo "pydensecrf2 could not be built, for which it needs a C++ compiler: all works but the CRF (crf=null, --crf none)"
 	@touch $@

@@ -1,10 +1,10 @@
-"""What equal numbers of training steps reach: Johnson's sizes under the plain loss, and ours with all that is fast."""
+"""What equal numbers of training steps reach: Johnson's sizes under the plain loss, ours with all that is fast."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +13,6 @@ from tezawari.core.training import quiet_lightning
 from tezawari.data.sample import SampleData
 from tezawari.features.vgg import VggTrunk
 from tezawari.style.lightning_module import MultiStyle
-from tezawari.style.network import Net
 from tezawari.style.speed_report import EqualStepsRow
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -32,43 +31,48 @@ class PlainMultiStyle(MultiStyle):
 
 
 def train_equally(steps: int, size: int, batch_size: int, weights: str, bf16: bool) -> Iterator[EqualStepsRow]:
-    """Train two networks on the same batches of the sample data, in the same order, and yield how far each came.
+    """Train three networks for as many steps of as many pictures of the sample data, and yield how far each came.
 
     The first fifth of the steps is spent on giving the photo back, as in every training of ours; content layers and
-    learning rate are those of ``experiments/multistyle_paintings``.
+    learning rate are those of ``experiments/multistyle_paintings``. The third is that of
+    ``experiments/paintings_swift``, which makes two pictures of half as many photos a step.
 
     Args:
         steps: optimiser steps of each.
         size: side in pixels of the square training crops.
-        batch_size: crops a step.
+        batch_size: pictures a step, an even number.
         weights: VGG16's weights, a file or ``random`` (then the losses mean nothing).
         bf16: train ours in mixed bfloat16.
     """
-    yield _train("johnson, plain loss", PlainMultiStyle, "johnson", "32-true", steps, size, batch_size, weights)
     precision: Precision = "bf16-mixed" if bf16 else "32-true"
-    yield _train("ours", MultiStyle, "deepstylecam", precision, steps, size, batch_size, weights)
+    swift: dict[str, Any] = {"norm": "settled", "style_rate": 5.0, "frozen_moments": 0.5, "styles_per_photo": 2}
+
+    def train(name: str, kind: type[MultiStyle], precision: Precision, photos: int, **settings: Any) -> EqualStepsRow:
+        return _train(name, kind, precision, steps, size, photos, {"backbone_weights": weights, **settings})
+
+    yield train("johnson, plain loss", PlainMultiStyle, "32-true", batch_size, net="johnson")
+    yield train("deepstylecam", MultiStyle, precision, batch_size, net="deepstylecam")
+    yield train("swift, two styles a photo", MultiStyle, precision, batch_size // 2, net="swift", **swift)
 
 
 def _train(
     name: str,
     kind: type[MultiStyle],
-    net: Net,
     precision: Precision,
     steps: int,
     size: int,
-    batch_size: int,
-    weights: str,
+    photos: int,
+    settings: dict[str, Any],
 ) -> EqualStepsRow:
     torch.manual_seed(0)
-    data = SampleData(image_size=size, style_size=size, batch_size=batch_size)
+    data = SampleData(image_size=size, style_size=size, batch_size=photos)
     module = kind(
-        net,
         backbone_name="vgg16",
-        backbone_weights=weights,
         reconstruction_steps=steps // 5,
         content_layers=["relu2_2", "relu3_3"],
         content_weight=5.0,
         learning_rate=1e-3,
+        **settings,
     )
     with quiet_lightning():
         start = time.perf_counter()

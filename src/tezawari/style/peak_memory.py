@@ -88,11 +88,14 @@ class StylizeJob:
 
 @dataclass(frozen=True)
 class PhotoJob:
-    """A photo of ``width`` × ``height`` pixels from file to file, as ``tezawari stylize`` does it."""
+    """A photo of ``width`` × ``height`` pixels from file to file, as ``tezawari stylize`` does it.
+
+    An empty ``network`` is the package's.
+    """
 
     part: ClassVar[str] = "photo"
     runs: ClassVar[int] = 1
-    name: ClassVar[str] = "ours, tezawari stylize"
+    name: ClassVar[str] = "tezawari stylize"
     network: str
     photo: str
     output: str
@@ -106,7 +109,7 @@ class PhotoJob:
 
     def prepare(self, threads: int) -> Callable[[], object]:
         """Load all that the work needs, and return the work."""
-        stylizer = Stylizer.load(Path(self.network))
+        stylizer = Stylizer.load(Path(self.network) if self.network else None)
         style = torch.eye(len(stylizer.style_names))[0]
 
         def restyle() -> None:

@@ -26,16 +26,18 @@ from tezawari.data.photo import write_photo
 from tezawari.data.sample import SampleData
 from tezawari.style.equal_steps_benchmark import train_equally
 from tezawari.style.inference import export_style_network
+from tezawari.style.network import Net
 from tezawari.style.package import load_network, save_network
 from tezawari.style.peak_memory import Job, PhotoJob, StylizeJob, TrainingJob, measure
 from tezawari.style.speed_candidates import (
-    EAGER,
     STYLIZING,
+    TRAINED_NORM,
     TRAINING,
     Setup,
     StylizeCandidate,
     TrainingCandidate,
     as_run,
+    eager_of,
     random_network,
     stylize_on_meta,
     stylize_step,
@@ -99,23 +101,26 @@ def benchmark_speed(
         sizes: sides in pixels of the square photos to restyle.
         repeats: turns of each candidate in restyling.
         train_size: side in pixels of the square training crops.
-        batch_size: crops a step.
+        batch_size: pictures a step, an even number.
         train_steps: timed steps of each candidate in training.
         weights: VGG16's weights, a file or ``random``.
-        checkpoint: a trained network with batch normalisation to restyle with; None: an untrained one.
+        checkpoint: a trained network to restyle with, in place of an untrained one of its kind, and of the package's
+            own for the large photo.
         compile: also measure ``torch.compile``.
         bf16: also measure bfloat16; None: where the processor has instructions for it.
         photo_size: width and height in pixels of the large photo.
-        equal_steps: also train Johnson's sizes and ours for so many steps each, and compare their losses; 0: do not.
+        equal_steps: also train Johnson's sizes and both of ours for so many steps each, and compare their losses; 0: do
+            not.
 
     Raises:
         UserError: a size that cannot be measured, nothing to measure, a file that will not do.
     """
-    _check(parts, sizes, train_size, photo_size, equal_steps)
+    _check(parts, sizes, train_size, batch_size, photo_size, equal_steps)
     folder = Path(output_dir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     limits = Limits(compile, _why_no_bf16(bf16))
-    for reason in sorted({r for c in (*TRAINING, *STYLIZING) if limits.offered(c) and (r := limits.reason(c))}):
+    candidates: list[TrainingCandidate | StylizeCandidate] = [*TRAINING, *STYLIZING]
+    for reason in sorted({r for c in candidates if limits.offered(c) and (r := limits.reason(c))}):
         _progress(reason + ("; pip install 'tezawari[export]' brings it" if "not installed" in reason else ""))
     keep_freed_memory()
     load = _load_average()
@@ -125,24 +130,23 @@ def benchmark_speed(
     stylizing: list[StylizeRow] = []
     memory: list[MemoryRow] = []
     with tempfile.TemporaryDirectory(prefix="tezawari-") as scratch:
-        setup = _prepare(Path(scratch), checkpoint, limits, threads, export="stylise" in parts)
+        setups = _prepare(Path(scratch), checkpoint, limits, threads) if "stylise" in parts else {}
         if "training" in parts:
             training = measure_training(limits, train_size, batch_size, train_steps, weights)
         if "stylise" in parts:
-            stylizing = [row for size in sizes for row in measure_stylizing(limits, setup, size, repeats)]
+            stylizing = [row for size in sizes for row in measure_stylizing(limits, setups, size, repeats)]
         jobs: list[Job] = []
         if "memory" in parts:
             jobs += [TrainingJob(row.name, train_size, batch_size, weights) for row in training if not row.note]
-            onnx = str(setup.onnx or "")
-            jobs += [StylizeJob(row.name, row.size, str(setup.network), onnx) for row in stylizing if not row.note]
+            jobs += [_stylize_job(row, setups) for row in stylizing if not row.note]
         if "photo" in parts:
-            jobs.append(_photo_job(Path(scratch), setup, photo_size[0], photo_size[1]))
+            jobs.append(_photo_job(Path(scratch), checkpoint, photo_size[0], photo_size[1]))
         memory = list(_measure_memory(jobs, threads))
     equally: list[EqualStepsRow] = []
     if equal_steps:
         if weights == "random":
             _progress("losses by random weights of VGG16 mean nothing: name a file with benchmark.weights=FILE")
-        _progress(f"training {equal_steps} steps twice")
+        _progress(f"training three networks for {equal_steps} steps each")
         equally = list(train_equally(equal_steps, train_size, batch_size, weights, limits.no_bf16 is None))
     # Once more, for the machine may have been busy before.
     peaks = {dtype: max(peak, matmul_peak(dtype)) for dtype, peak in peaks.items()}
@@ -163,8 +167,6 @@ def measure_training(limits: Limits, size: int, batch_size: int, steps: int, wei
         runs[candidate.name]()
     _progress(f"training: {steps} timed steps of each")
     timings = time_in_turns(runs, steps)
-    # How it is computed does not change what is counted.
-    gflop = {c.upsampling: count_gflop(training_step(c, size, batch_size, "random", "meta")) for c in TRAINING[:3]}
     return [
         TrainingRow(
             candidate.name,
@@ -172,14 +174,14 @@ def measure_training(limits: Limits, size: int, batch_size: int, steps: int, wei
             size,
             batch_size,
             timings.get(candidate.name),
-            gflop[candidate.upsampling],
+            count_gflop(training_step(candidate, size, batch_size, "random", "meta")),
             limits.reason(candidate) or "",
         )
         for candidate in offered
     ]
 
 
-def measure_stylizing(limits: Limits, setup: Setup, size: int, turns: int) -> list[StylizeRow]:
+def measure_stylizing(limits: Limits, setups: dict[Net, Setup], size: int, turns: int) -> list[StylizeRow]:
     """Time each candidate on one photo of ``size`` pixels, the candidates taking turns."""
     photo = _sample_photo(size)
     offered = [c for c in STYLIZING if limits.offered(c)]
@@ -189,7 +191,7 @@ def measure_stylizing(limits: Limits, setup: Setup, size: int, turns: int) -> li
     for candidate in offered:
         if limits.reason(candidate) is None:
             _progress(f"restyling, {size} px: {candidate.name}")
-            runs[candidate.name] = as_run(stylize_step(candidate, setup, photo), candidate.keep_memory)
+            runs[candidate.name] = as_run(stylize_step(candidate, setups[candidate.net], photo), candidate.keep_memory)
             pictures[candidate.name] = runs[candidate.name]()
     _progress(f"restyling, {size} px: {turns} turns of each")
     timings = time_in_turns(runs, turns, _TURN_SECONDS)
@@ -199,10 +201,10 @@ def measure_stylizing(limits: Limits, setup: Setup, size: int, turns: int) -> li
             "bf16" if candidate.bf16 else "fp32",
             size,
             timings.get(candidate.name),
-            count_gflop(stylize_on_meta(candidate, setup, size)),
+            count_gflop(stylize_on_meta(candidate, setups[candidate.net], size)),
             None
             if candidate.upsampling or candidate.name not in pictures
-            else float((pictures[candidate.name] - pictures[EAGER]).abs().mean()) * 255,
+            else float((pictures[candidate.name] - pictures[eager_of(candidate.net)]).abs().mean()) * 255,
             limits.reason(candidate) or "",
         )
         for candidate in offered
@@ -221,27 +223,38 @@ def _measure_memory(jobs: Sequence[Job], threads: int) -> Iterator[MemoryRow]:
             yield MemoryRow(job.part, job.name, job.what, found.loaded, found.peak, found.seconds)
 
 
-def _prepare(scratch: Path, checkpoint: str | None, limits: Limits, threads: int, export: bool) -> Setup:
-    """Write the network's files that every process reads; the ONNX file, which takes long, where it is needed."""
-    if checkpoint is None:
-        network = random_network()
-    else:
+def _prepare(scratch: Path, checkpoint: str | None, limits: Limits, threads: int) -> dict[Net, Setup]:
+    """Write the networks' files that every process reads: an untrained one of each kind that has no ``checkpoint``."""
+    networks = {net: random_network(net) for net in TRAINED_NORM}
+    if checkpoint is not None:
         network = load_network(Path(checkpoint)).network
+        if network.net not in TRAINED_NORM:
+            raise UserError(f"benchmark.checkpoint={checkpoint}: model.net={network.net} is not measured")
         if network.norm == "instance":
             raise UserError(f"benchmark.checkpoint={checkpoint}: a network with model.norm=instance cannot be deployed")
-    names = [f"style{index}" for index in range(network.num_styles)]
-    file = save_network(scratch / "network.safetensors", network, names, {})
-    if not export or all(limits.reason(c) for c in STYLIZING if c.packages):
-        return Setup(file, None, threads)
-    _progress("exporting the network to ONNX")
-    return Setup(file, export_style_network(network, scratch / "network.onnx").path, threads)
+        networks[network.net] = network
+    exports = any(c.packages and not limits.reason(c) for c in STYLIZING)
+    setups: dict[Net, Setup] = {}
+    for net, network in networks.items():
+        names = [f"style{index}" for index in range(network.num_styles)]
+        file, onnx = save_network(scratch / f"{net}.safetensors", network, names, {}), None
+        if exports:
+            _progress(f"exporting {net} to ONNX")
+            onnx = export_style_network(network, scratch / f"{net}.onnx").path
+        setups[net] = Setup(file, onnx, threads)
+    return setups
 
 
-def _photo_job(scratch: Path, setup: Setup, width: int, height: int) -> PhotoJob:
+def _stylize_job(row: StylizeRow, setups: dict[Net, Setup]) -> StylizeJob:
+    setup = setups[next(c.net for c in STYLIZING if c.name == row.name)]
+    return StylizeJob(row.name, row.size, str(setup.network), str(setup.onnx or ""))
+
+
+def _photo_job(scratch: Path, checkpoint: str | None, width: int, height: int) -> PhotoJob:
     _progress(f"painting a photo of {width}×{height} pixels")
     photo = F.interpolate(_sample_photo(512), (height, width), mode="bilinear")[0]
     path = write_photo(scratch / "photo.jpg", photo)
-    return PhotoJob(str(setup.network), str(path), str(scratch / "restyled.jpg"), width, height)
+    return PhotoJob(checkpoint or "", str(path), str(scratch / "restyled.jpg"), width, height)
 
 
 def _sample_photo(size: int) -> Tensor:
@@ -286,7 +299,12 @@ def _why_no_bf16(asked: bool | None) -> str | None:
 
 
 def _check(
-    parts: Sequence[str], sizes: Sequence[int], train_size: int, photo_size: Sequence[int], equal_steps: int
+    parts: Sequence[str],
+    sizes: Sequence[int],
+    train_size: int,
+    batch_size: int,
+    photo_size: Sequence[int],
+    equal_steps: int,
 ) -> None:
     if not parts and not equal_steps:
         raise UserError(
@@ -303,6 +321,8 @@ def _check(
             )
     if train_size % 8 or not 32 <= train_size <= 1024:
         raise UserError(f"benchmark.train_size={train_size}: must be a multiple of 8 from 32 to 1024")
+    if batch_size % 2:
+        raise UserError(f"benchmark.batch_size={batch_size}: must be even, for one candidate asks two styles a photo")
     if len(photo_size) != 2 or min(photo_size) < 16:
         raise UserError(f"benchmark.photo_size={photo_size}: must be a width and a height of at least 16 pixels")
 

@@ -17,7 +17,7 @@ from tezawari.features.backbone import default_content_layers, default_style_lay
 from tezawari.features.weights import RANDOM, log
 from tezawari.style.inference import DeployedNetwork
 from tezawari.style.loss import PerceptualLoss, style_targets
-from tezawari.style.network import ConditionalNetwork, build_network
+from tezawari.style.network import ConditionalNetwork, Net, Norm, build_network
 from tezawari.style.package import load_network
 from tezawari.style.textbook import TextbookLoss, TextbookNetwork, Upsampling
 
@@ -28,34 +28,43 @@ _LOSS_WEIGHTS = (2.0, 5.0, 1.0)
 _STYLE_SIDE = 64
 _EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
+# How each network is trained in conf/ and experiments/.
+TRAINED_NORM: dict[Net, Norm] = {"deepstylecam": "batch", "swift": "settled"}
+
 Step = Callable[[], Tensor]
 """Does the work once; returns what it made, or a training step's loss."""
 
 
 @dataclass(frozen=True)
 class TrainingCandidate:
-    """A way to train: the textbook's network with this ``upsampling``, or ours where None, under which loss.
+    """A way to train: the textbook's network with this ``upsampling``, or ours of this ``net``, under which loss.
 
-    ``keep_memory`` is ours: the textbook runs as PyTorch does by itself, which gives large blocks back.
+    ``keep_memory`` is ours: the textbook runs as PyTorch does by itself, which gives large blocks back. Of
+    ``styles_per_photo`` pictures that a photo gives, the loss network looks at the photo once.
     """
 
     name: str
+    net: Net = "deepstylecam"
     upsampling: Upsampling | None = None
-    fast_loss: bool = False
+    fast_loss: bool = True
+    styles_per_photo: int = 1
     bf16: bool = False
     compiled: bool = False
     keep_memory: bool = True
 
 
 TRAINING = (
-    TrainingCandidate("textbook, transposed", upsampling="transposed", keep_memory=False),
-    TrainingCandidate("textbook, resize", upsampling="resize", keep_memory=False),
-    TrainingCandidate("ours, plain loss"),
-    TrainingCandidate("textbook, transposed, memory kept", upsampling="transposed"),
-    TrainingCandidate("ours", fast_loss=True),
-    TrainingCandidate("ours, compiled", fast_loss=True, compiled=True),
-    TrainingCandidate("ours, bf16", fast_loss=True, bf16=True),
-    TrainingCandidate("ours, bf16, compiled", fast_loss=True, bf16=True, compiled=True),
+    TrainingCandidate("textbook, transposed", upsampling="transposed", fast_loss=False, keep_memory=False),
+    TrainingCandidate("textbook, resize", upsampling="resize", fast_loss=False, keep_memory=False),
+    TrainingCandidate("textbook, transposed, memory kept", upsampling="transposed", fast_loss=False),
+    TrainingCandidate("deepstylecam, plain loss", fast_loss=False),
+    TrainingCandidate("deepstylecam"),
+    TrainingCandidate("deepstylecam, compiled", compiled=True),
+    TrainingCandidate("deepstylecam, bf16", bf16=True),
+    TrainingCandidate("deepstylecam, bf16, compiled", bf16=True, compiled=True),
+    TrainingCandidate("swift", "swift"),
+    TrainingCandidate("swift, two styles a photo", "swift", styles_per_photo=2),
+    TrainingCandidate("swift, two styles a photo, bf16", "swift", styles_per_photo=2, bf16=True),
 )
 
 
@@ -77,11 +86,13 @@ def as_run(step: Step, keep_memory: bool) -> Step:
 def training_step(candidate: TrainingCandidate, size: int, batch_size: int, weights: str, device: str = "cpu") -> Step:
     """Return the whole training step of ``candidate``: forward, loss, backward and Adam; it returns the loss.
 
-    The batch is the same at every step, and made up: its values change nothing about the time. ``weights`` are VGG16's,
-    a file or ``random``. On the device ``meta`` nothing is computed, and the loss is the plain one: for counting.
+    The batch of ``batch_size`` pictures is the same at every step, and made up: its values change nothing about the
+    time. ``weights`` are VGG16's, a file or ``random``. On the device ``meta`` nothing is computed, and the loss is the
+    plain one: for counting.
     """
     torch.manual_seed(0)
-    images = torch.rand(batch_size, 3, size, size, device=device)
+    repeats = candidate.styles_per_photo
+    images = torch.rand(batch_size // repeats, 3, size, size, device=device)
     style = torch.zeros(batch_size, dtype=torch.long, device=device)
     loss = _loss(candidate, weights, fast=candidate.fast_loss and device != "meta").to(device)
     network: nn.Module
@@ -91,7 +102,8 @@ def training_step(candidate: TrainingCandidate, size: int, batch_size: int, weig
     else:
         images = images.contiguous(memory_format=torch.channels_last)
         condition = torch.eye(_STYLES, device=device)[style]
-        network, arguments = build_network("deepstylecam", _STYLES).to(device), (images, condition)
+        network = build_network(candidate.net, _STYLES, norm=TRAINED_NORM[candidate.net]).to(device)
+        arguments = images.repeat_interleave(repeats, 0), condition
     if candidate.compiled:
         network.compile(dynamic=False)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -122,7 +134,7 @@ def _loss(candidate: TrainingCandidate, weights: str, fast: bool) -> PerceptualL
 
 @dataclass(frozen=True)
 class Setup:
-    """What restyling needs: the network's file, its ONNX file (None: not exported), and how many threads to use."""
+    """What restyling by one network needs: its file, its ONNX file (None: not exported), how many threads to use."""
 
     network: Path
     onnx: Path | None
@@ -133,12 +145,13 @@ class Setup:
 class StylizeCandidate:
     """A way to restyle one photo: ``build(setup, photo, condition)`` gives the function that does it.
 
-    ``upsampling`` is the textbook's, None for our network; ``packages`` are those it needs beyond the required ones;
-    ``keep_memory`` as in :class:`TrainingCandidate`.
+    ``upsampling`` is the textbook's, None for our networks, of which ``net`` says which; ``packages`` are those that it
+    needs beyond the required ones; ``keep_memory`` as in :class:`TrainingCandidate`.
     """
 
     name: str
     build: Callable[[Setup, Tensor, Tensor], Step]
+    net: Net = "deepstylecam"
     upsampling: Upsampling | None = None
     bf16: bool = False
     compiled: bool = False
@@ -158,16 +171,17 @@ def stylize_step(candidate: StylizeCandidate, setup: Setup, photo: Tensor) -> St
     return step
 
 
-def random_network(num_styles: int = _STYLES) -> ConditionalNetwork:
+def random_network(net: Net, num_styles: int = _STYLES) -> ConditionalNetwork:
     """Return an untrained network whose moments fit its weights, as training would have left them."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        network = build_network("deepstylecam", num_styles).train()
+        network = build_network(net, num_styles, norm=TRAINED_NORM[net]).train()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None  # the plain mean of all batches, which a few are enough for
-        for _ in range(4):
-            network(torch.rand(2, 3, 64, 64), torch.eye(num_styles)[:2])
+        photos = torch.rand(num_styles, 3, 64, 64)
+        for _ in range(4 if network.norm == "batch" else 30):
+            network(photos, torch.eye(num_styles))
     return network.eval()
 
 
@@ -205,25 +219,36 @@ def _openvino(precision: str, setup: Setup, photo: Tensor, condition: Tensor) ->
     return partial(load_openvino(setup.onnx, shapes, setup.threads, precision), photo, condition)
 
 
+def _ways(net: Net) -> tuple[StylizeCandidate, ...]:
+    openvino = (*_EXPORT_PACKAGES, "openvino")
+    deployed, bf16 = partial(_deployed, torch.float32), partial(_deployed, torch.bfloat16)
+    return (
+        StylizeCandidate(eager_of(net), _eager, net),
+        StylizeCandidate(f"{net}, folded, channels-last", _folded, net),
+        StylizeCandidate(f"{net}, deployed", partial(deployed, False), net),
+        StylizeCandidate(f"{net}, deployed, compiled", partial(deployed, True), net, compiled=True),
+        StylizeCandidate(f"{net}, deployed, bf16", partial(bf16, False), net, bf16=True),
+        StylizeCandidate(f"{net}, deployed, bf16, compiled", partial(bf16, True), net, bf16=True, compiled=True),
+        StylizeCandidate(f"{net}, ONNX Runtime", _onnxruntime, net, packages=_EXPORT_PACKAGES),
+        StylizeCandidate(f"{net}, OpenVINO", partial(_openvino, "f32"), net, packages=openvino),
+        StylizeCandidate(f"{net}, OpenVINO, bf16", partial(_openvino, "bf16"), net, bf16=True, packages=openvino),
+    )
+
+
+def eager_of(net: Net) -> str:
+    """Return the name of the candidate that runs ``net`` as it is defined, which all others are compared with."""
+    return f"{net}, eager"
+
+
 STYLIZING = (
-    StylizeCandidate("textbook, transposed", partial(_textbook, "transposed"), "transposed", keep_memory=False),
-    StylizeCandidate("textbook, resize", partial(_textbook, "resize"), "resize", keep_memory=False),
-    StylizeCandidate("textbook, transposed, memory kept", partial(_textbook, "transposed"), "transposed"),
-    StylizeCandidate("ours, eager", _eager),
-    StylizeCandidate("ours, folded, channels-last", _folded),
-    StylizeCandidate("ours, deployed", partial(_deployed, torch.float32, False)),
-    StylizeCandidate("ours, deployed, compiled", partial(_deployed, torch.float32, True), compiled=True),
-    StylizeCandidate("ours, deployed, bf16", partial(_deployed, torch.bfloat16, False), bf16=True),
     StylizeCandidate(
-        "ours, deployed, bf16, compiled", partial(_deployed, torch.bfloat16, True), bf16=True, compiled=True
+        "textbook, transposed", partial(_textbook, "transposed"), upsampling="transposed", keep_memory=False
     ),
-    StylizeCandidate("ours, ONNX Runtime", _onnxruntime, packages=_EXPORT_PACKAGES),
-    StylizeCandidate("ours, OpenVINO", partial(_openvino, "f32"), packages=(*_EXPORT_PACKAGES, "openvino")),
-    StylizeCandidate(
-        "ours, OpenVINO, bf16", partial(_openvino, "bf16"), bf16=True, packages=(*_EXPORT_PACKAGES, "openvino")
-    ),
+    StylizeCandidate("textbook, resize", partial(_textbook, "resize"), upsampling="resize", keep_memory=False),
+    StylizeCandidate("textbook, transposed, memory kept", partial(_textbook, "transposed"), upsampling="transposed"),
+    *_ways("deepstylecam"),
+    *_ways("swift"),
 )
-EAGER = "ours, eager"
 
 
 def stylize_on_meta(candidate: StylizeCandidate, setup: Setup, size: int) -> Step:

@@ -24,7 +24,7 @@ from tezawari.style.speed_candidates import STYLIZING, TRAINING
 from tezawari.style.speed_report import ratio, targets
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY = ["sizes=[64]", "repeats=1", "train_size=32", "batch_size=1", "train_steps=1", "photo_size=[40,32]"]
+TINY = ["sizes=[64]", "repeats=1", "train_size=32", "batch_size=2", "train_steps=1", "photo_size=[40,32]"]
 PARTS = {"training": TRAINING, "stylise": STYLIZING}
 
 
@@ -122,10 +122,10 @@ def test_what_is_not_installed_or_not_computed_here_is_a_row_that_says_so(
     assert run(tmp_path, *TINY, "parts=[stylise,memory]") == 0
     rows = {row["candidate"]: row for row in read(tmp_path, "stylise")}
     assert set(rows) == {c.name for c in STYLIZING}
-    assert rows["ours, ONNX Runtime"]["note"] == "not installed: onnxruntime"
-    assert rows["ours, OpenVINO"]["note"] == "not installed: onnxruntime, openvino"
-    assert "bfloat16" in rows["ours, deployed, bf16"]["note"]
-    assert rows["ours, deployed, compiled"]["note"] == ""
+    assert rows["deepstylecam, ONNX Runtime"]["note"] == "not installed: onnxruntime"
+    assert rows["deepstylecam, OpenVINO"]["note"] == "not installed: onnxruntime, openvino"
+    assert "bfloat16" in rows["deepstylecam, deployed, bf16"]["note"]
+    assert rows["deepstylecam, deployed, compiled"]["note"] == ""
     for row in rows.values():
         assert (row["note"] == "") == (row["latency_ms"] != "") == (row["share_of_peak"] != "")
     assert [job.name for job in jobs] == [name for name, row in rows.items() if not row["note"]]
@@ -144,6 +144,7 @@ def test_what_is_not_installed_or_not_computed_here_is_a_row_that_says_so(
         (["parts=[memory]"], "add training or stylise"),
         (["parts=[stylize]"], "benchmark.parts"),
         (["train_size=50"], "benchmark.train_size=50"),
+        (["batch_size=3"], "benchmark.batch_size=3"),
         (["photo_size=[100]"], "benchmark.photo_size=[100]"),
         (["repeats=0"], "benchmark.repeats=0"),
         (["repeat=3"], "did you mean"),
@@ -165,7 +166,7 @@ def test_a_network_that_cannot_be_deployed_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speed_benchmark, "matmul_peak", lambda dtype: 1.0)
-    file = save_network(tmp_path / "n.safetensors", build_network("johnson", 2, norm="instance"), ["a", "b"], {})
+    file = save_network(tmp_path / "n.safetensors", build_network("swift", 2, norm="instance"), ["a", "b"], {})
     assert run(tmp_path, f"checkpoint={file}", "parts=[stylise]") == 2
     assert "model.norm=instance" in capsys.readouterr().err
 
@@ -173,25 +174,24 @@ def test_a_network_that_cannot_be_deployed_is_refused(
 def test_equal_steps_are_compared_by_their_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["parts=[]", "equal_steps=2", "train_size=32", "batch_size=2", "bf16=true"]
     assert run(tmp_path, *words) == 0
-    plain, ours = read(tmp_path, "equal_steps")
-    assert (plain["candidate"], plain["precision"], ours["candidate"], ours["precision"]) == (
-        "johnson, plain loss",
-        "fp32",
-        "ours",
-        "bf16",
-    )
-    for row in (plain, ours):
+    rows = read(tmp_path, "equal_steps")
+    assert [(row["candidate"], row["precision"]) for row in rows] == [
+        ("johnson, plain loss", "fp32"),
+        ("deepstylecam", "bf16"),
+        ("swift, two styles a photo", "bf16"),
+    ]
+    for row in rows:
         assert row["steps"] == "2"
         assert float(row["content_loss"]) > 0
         assert float(row["style_loss"]) > 0
-    assert plain["style_loss"] != ours["style_loss"]
+    assert len({row["style_loss"] for row in rows}) == 3
     assert "mean nothing" in capsys.readouterr().err
 
 
 def test_memory_is_that_of_a_process_of_its_own(tmp_path: Path) -> None:
     file = save_network(tmp_path / "n.safetensors", build_network("deepstylecam", 2), ["a", "b"], {})
     ballast = torch.ones(300_000_000)  # 1.2 GB of this process, which the other one must not be charged with
-    found = measure(StylizeJob("ours, eager", 256, str(file), ""), threads=1)
+    found = measure(StylizeJob("deepstylecam, eager", 256, str(file), ""), threads=1)
     assert 100 < found.loaded < found.peak < ballast.numel() * 4 / 1e6
     assert found.seconds > 0
 
@@ -243,11 +243,11 @@ def test_targets_compare_like_with_like() -> None:
     rows = [
         StylizeRow("textbook, transposed", "fp32", 512, timing.Timing(2.0, 2.0), 10.0),
         StylizeRow("textbook, transposed", "fp32", 256, timing.Timing(0.5, 0.5), 2.5),
-        StylizeRow("ours, eager", "fp32", 512, timing.Timing(0.5, 0.5), 1.0, 0.0),
-        StylizeRow("ours, deployed", "fp32", 512, timing.Timing(0.25, 0.25), 1.0, 0.25),
-        StylizeRow("ours, OpenVINO", "fp32", 512, timing.Timing(0.1, 0.1), 1.0, 0.5),
-        StylizeRow("ours, eager", "fp32", 256, timing.Timing(0.01, 0.01), 1.0, 0.0),
-        StylizeRow("ours, deployed, bf16", "bf16", 512, None, 1.0, None, "left out"),
+        StylizeRow("deepstylecam, eager", "fp32", 512, timing.Timing(0.5, 0.5), 1.0, 0.0),
+        StylizeRow("deepstylecam, deployed", "fp32", 512, timing.Timing(0.25, 0.25), 1.0, 0.25),
+        StylizeRow("deepstylecam, OpenVINO", "fp32", 512, timing.Timing(0.1, 0.1), 1.0, 0.5),
+        StylizeRow("deepstylecam, eager", "fp32", 256, timing.Timing(0.01, 0.01), 1.0, 0.0),
+        StylizeRow("deepstylecam, deployed, bf16", "bf16", 512, None, 1.0, None, "left out"),
     ]
     memory = [MemoryRow("photo", "ours", "6000 × 4000 px", 500, 1500, 30)]
     memory.append(MemoryRow("photo", "ours", "9000 × 6000 px", None, None, None, "the memory ran out"))
@@ -256,7 +256,7 @@ def test_targets_compare_like_with_like() -> None:
     assert ratio(rows[6], rows, "textbook, transposed") is None
     assert ratio(rows[2], rows, "textbook, resize") is None
     inside, outside, difference, photo = targets(Report(machine, [], rows, memory))
-    assert "8.0× (ours, deployed)" in inside
-    assert "20.0× (ours, OpenVINO)" in outside
-    assert "0.50/255 (ours, OpenVINO, 512 px)" in difference
+    assert "8.0× (deepstylecam, deployed)" in inside
+    assert "20.0× (deepstylecam, OpenVINO)" in outside
+    assert "0.50/255 (deepstylecam, OpenVINO, 512 px)" in difference
     assert "1500 MB" in photo
