@@ -19,7 +19,7 @@ def warm_cosine(step: int, steps: int, warm_share: float = 0.02) -> float:
 def recipe(hparams: Mapping[str, Any], steps: int) -> dict[str, Any]:
     """Return a module's settings as plain values, files by their names alone, and the steps it has trained."""
     values = {k: v for k, v in hparams.items() if isinstance(v, str | int | float | list | dict) or v is None}
-    for file in ("backbone_weights", "start_from", "add_styles_to"):
+    for file in ("backbone_weights", "start_from", "imitate", "add_styles_to"):
         if values.get(file):
             values[file] = Path(str(values[file])).name
     return {**values, "steps": steps}

@@ -207,9 +207,20 @@ class MultiStyle(pl.LightningModule):
         rise = self.hparams["style_ramp"] * self.trainer.estimated_stepping_batches
         return min(1.0, self.global_step / rise) if rise else 1.0
 
+    def _first_steps(self) -> int:
+        """Return how many steps give back the photo or another network's picture."""
+        fresh = self.hparams["start_from"] is None and self.hparams["add_styles_to"] is None
+        return int(self.hparams["reconstruction_steps"]) if fresh else 0
+
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Train the last steps under the moments that the network is used with afterwards."""
+        """Train the last steps under the moments that the network is used with afterwards.
+
+        After the first steps, Adam starts anew: gradients of the perceptual loss are many times as large, and divided
+        by the size of those before they would throw the network back.
+        """
         assert self.network is not None
+        if self.global_step == self._first_steps():
+            self.trainer.optimizers[0].state.clear()
         steps = self.trainer.estimated_stepping_batches
         late = self.global_step >= (1 - self.hparams["frozen_moments"]) * steps
         if late or self.hparams["add_styles_to"] is not None:
@@ -217,12 +228,12 @@ class MultiStyle(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the weighted loss of a batch ``{image, style}`` and log its parts, and each style's running loss."""
-        fresh = self.hparams["start_from"] is None and self.hparams["add_styles_to"] is None
-        if fresh and self.global_step < self.hparams["reconstruction_steps"]:
-            error = mse_loss(self(batch["image"], batch["style"]), self._example(batch["image"], batch["style"]))
+        style = self._several(batch["style"])
+        if self.global_step < self._first_steps():
+            photos = batch["image"].repeat_interleave(self.hparams["styles_per_photo"], 0)
+            error = mse_loss(self(photos, style), self._example(photos, style))
             self.log("train/reconstruction_loss", error, prog_bar=True)
             return error
-        style = self._several(batch["style"])
         losses, pattern = self._losses(batch["image"], style)
         total = self._total(losses, pattern, style, self._style_share())
         self.log("train/loss", total, prog_bar=True)
@@ -259,7 +270,10 @@ class MultiStyle(pl.LightningModule):
         self._log_parts("val", losses, pattern)
 
     def configure_optimizers(self) -> Any:
-        """Adam whose learning rate rises over the first 2 % of the steps and falls to zero along a cosine."""
+        """Adam whose learning rate rises over the first 2 % of the steps and falls to zero along a cosine.
+
+        The first steps, which have another loss, and all others have such a course each.
+        """
         assert self.network is not None
         styles = [p for index in range(self.network.num_styles) for p in self.network.style_parameters(index)]
         own, rate = set(styles), self.hparams["learning_rate"]
@@ -269,8 +283,12 @@ class MultiStyle(pl.LightningModule):
             {"params": [p for p in styles if p.requires_grad], "lr": rate * self.hparams["style_rate"]},
         ]
         optimizer = torch.optim.Adam([group for group in groups if group["params"]])
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
+        first, steps = self._first_steps(), int(self.trainer.estimated_stepping_batches)
+
+        def course(step: int) -> float:
+            return warm_cosine(step, first) if step < first else warm_cosine(step - first, max(1, steps - first))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, course)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
