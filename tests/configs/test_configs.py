@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,28 @@ def images(folders: list[str]) -> list[str]:
     return ["data=images", *folders, *TINY, *STYLES]
 
 
-@pytest.mark.parametrize("model", options("model"))
-def test_options_compose_in_changing_company(model: str, folders: list[str]) -> None:
-    groups = {group: options(group) for group in ("data", "backbone", "trainer", "logger", "callbacks")}
-    rows = max(len(names) for names in groups.values())
-    for shift in range(rows):
-        for row in range(len(groups["data"])):
-            # Each row moves every group on by another stride, so that pairs differ from row to row.
-            chosen = {g: names[(row + shift * (k + 1)) % len(names)] for k, (g, names) in enumerate(groups.items())}
-            needs = folders if chosen["data"] == "images" else []
-            cfg = compose_config(ROOT, "train", [f"model={model}", *(f"{g}={o}" for g, o in chosen.items()), *needs])
-            assert cfg.model.backbone_name == cfg.backbone.name
-            assert cfg.data.seed == cfg.seed
+def pairs(row: dict[str, str]) -> set[tuple[tuple[str, str], ...]]:
+    return set(combinations(sorted(row.items()), 2))
+
+
+def companies() -> Iterator[dict[str, str]]:
+    """Give rows of one option of each group, until any two options of two groups have met in one."""
+    groups = {name: options(name) for name in ("model", "data", "backbone", "trainer", "logger", "callbacks")}
+    missing = set().union(*(pairs(dict(zip(groups, row))) for row in product(*groups.values())))
+    while missing:
+        row = dict(min(missing))
+        for group in (name for name in groups if name not in row):
+            row[group] = max(groups[group], key=lambda name: len(pairs({**row, group: name}) & missing))
+        missing -= pairs(row)
+        yield row
+
+
+def test_any_two_options_compose(folders: list[str]) -> None:
+    for row in companies():
+        needs = folders if row["data"] == "images" else []
+        cfg = compose_config(ROOT, "train", [*(f"{group}={option}" for group, option in row.items()), *needs])
+        assert cfg.model.backbone_name == cfg.backbone.name
+        assert cfg.data.seed == cfg.seed
 
 
 def run(output_dir: Path, *words: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
         ("backbone.nam=vgg16", "did you mean name"),
         ("model.learning_rate=abc", "model.learning_rate=abc"),
         ("model.learning_rate='0.1'", "model.learning_rate=0.1: input should be a valid number"),
-        ("model.net=vgg", "'deepstylecam' or 'johnson'"),
+        ("model.net=vgg", "'deepstylecam', 'johnson' or 'swift'"),
         ("trainer.max_steps=-3", "trainer.max_steps=-3"),
         ("trainer.max_steps=1.5", "trainer.max_steps=1.5"),
         ("trainer.compile=1", "trainer.compile=1"),
