@@ -36,6 +36,8 @@ _TILES_OF_FEW, _TILES_OF_MANY, _MANY_CHANNELS = 128, 256, 256
 
 #: ``fill(target, images, rows)`` writes the given images and rows of a map (B, H, W, C) into ``target``.
 Fill = Callable[[Tensor, slice, slice], object]
+#: ``rows_of(images, rows)`` returns at least these images and rows, contiguous, and which row is their first.
+Rows = Callable[[slice, slice], tuple[Tensor, int]]
 
 
 def transform_weights(weight: Tensor) -> Tensor:
@@ -78,10 +80,8 @@ class WinogradConv:
     def forward(self, x: Tensor, rectify: bool) -> Tensor:
         """Return the convolution (B, H, W, Cout) of ``x`` (B, H, W, Cin), after ReLU when ``rectify``."""
 
-        def fill(target: Tensor, images: slice, rows: slice) -> None:
-            target.copy_(x[images, rows])
-
-        return self._run(fill, x.shape[:3], self._forward, self.bias, 0 if rectify else -math.inf)
+        least = 0 if rectify else -math.inf
+        return self._run(lambda images, rows: (x[images], 0), x.shape[:3], self._forward, self.bias, least)
 
     def input_gradient(self, fill: Fill, size: tuple[int, int, int]) -> Tensor:
         """Return the gradient (B, H, W, Cin) of the input; ``fill`` writes the output's, ``size`` is (B, H, W).
@@ -90,15 +90,22 @@ class WinogradConv:
         """
         if self._backward is None:
             self._backward = transform_weights(self._weight.flip(2, 3).transpose(0, 1))
-        no_bias = self.bias.new_zeros(self._weight.shape[1])
-        return self._run(fill, size, self._backward, no_bias, -math.inf)
+        width, outputs = size[2], self._weight.shape[0]
 
-    def _run(self, fill: Fill, size: tuple[int, ...], weights: Tensor, bias: Tensor, least: float) -> Tensor:
+        def rows_of(images: slice, rows: slice) -> tuple[Tensor, int]:
+            count = images.stop - images.start, rows.stop - rows.start
+            gradient = POOL.take(*count, width, outputs, dtype=self._weight.dtype)
+            fill(gradient, images, rows)
+            return gradient, rows.start
+
+        no_bias = self.bias.new_zeros(self._weight.shape[1])
+        return self._run(rows_of, size, self._backward, no_bias, -math.inf)
+
+    def _run(self, rows_of: Rows, size: tuple[int, ...], weights: Tensor, bias: Tensor, least: float) -> Tensor:
         batch, height, width = size
         inputs, outputs = weights.shape[1:]
         dtype = weights.dtype
         tile_rows, tile_columns = -(-height // 4), -(-width // 4)
-        padded_width = 4 * tile_columns + 2
         out = POOL.take(batch, height, width, outputs, dtype=dtype)
         chunks = _chunks(batch, tile_rows, tile_columns, max(inputs, outputs))
         first_images, first_rows = chunks[0]
@@ -107,23 +114,16 @@ class WinogradConv:
         most = most_images * most_rows * tile_columns | 1
 
         def work(chunks: Iterator[tuple[slice, slice]]) -> None:
-            padded_memory = POOL.take(most_images * (4 * most_rows + 2) * padded_width * inputs, dtype=dtype)
             taps_memory = POOL.take(36 * most * inputs, dtype=dtype)
             products_memory = POOL.take(36 * most * outputs, dtype=dtype)
             for images, rows in chunks:
                 n, r = images.stop - images.start, rows.stop - rows.start
                 odd = n * r * tile_columns | 1
-                # The rows of the chunk with one more on each side, zero outside the image.
-                padded = _view(padded_memory, n, 4 * r + 2, padded_width, inputs)
+                # The rows of the chunk, and one more on each side where there is one.
                 top = 4 * rows.start - 1
-                inside = slice(max(top, 0), min(top + 4 * r + 2, height))
-                padded[:, : inside.start - top].zero_()
-                padded[:, inside.stop - top :].zero_()
-                padded[:, :, 0].zero_()
-                padded[:, :, width + 1 :].zero_()
-                fill(padded[:, inside.start - top : inside.stop - top, 1 : width + 1], images, inside)
+                maps, start = rows_of(images, slice(max(top, 0), min(top + 4 * r + 2, height)))
                 taps = _view(taps_memory, 36, odd, inputs)
-                analyse_tiles(padded.numpy(), taps.numpy())
+                analyse_tiles(maps.numpy(), top - start, r, taps.numpy())
                 products = _view(products_memory, 36, odd, outputs)
                 torch.bmm(taps, weights, out=products)
                 place = out[images, 4 * rows.start : min(4 * rows.stop, height)]

@@ -86,29 +86,51 @@ def _synthesise(  # type: ignore[no-untyped-def]  # pragma: no cover (compiled)
 
 
 @_compiled
-def analyse_tiles(padded: Array, taps: Array) -> None:  # pragma: no cover (compiled)
-    """Write Bᵀ d B of overlapping 6×6 tiles.
+def _copy_edge(  # type: ignore[no-untyped-def]  # pragma: no cover (compiled)
+    maps, image, top, left, tile
+):
+    """Write the 6×6 pixels from ``(top, left)`` on, zeros where there are none, to ``tile`` ``(36 · C,)``."""
+    _, height, width, channels = maps.shape
+    for y in range(6):
+        for x in range(6):
+            place = (6 * y + x) * channels
+            inside = 0 <= top + y < height and 0 <= left + x < width
+            for c in range(channels):
+                tile[place + c] = maps[image, top + y, left + x, c] if inside else 0
+
+
+@_compiled
+def analyse_tiles(maps: Array, first: int, tile_rows: int, taps: Array) -> None:  # pragma: no cover (compiled)
+    """Write Bᵀ d B of overlapping 6×6 tiles, each four pixels further than the last.
 
     Args:
-        padded: rows of maps ``(N, 4·R + 2, 4·Q + 2, C)``, contiguous, each tile four further than the last.
-        taps: ``(36, ≥ N·R·Q, C)``, contiguous; rows beyond the last tile are set to zero.
+        maps: ``(N, H, W, C)``, contiguous; what lies outside is zero.
+        first: the row at which the first tiles begin, −1 at the maps' upper edge. Columns begin at −1.
+        tile_rows: how many rows of ⌈W/4⌉ tiles.
+        taps: ``(36, ≥ tiles, C)``, contiguous; rows beyond the last tile are set to zero.
     """
-    images, height, width, _ = padded.shape
-    channels = _place(padded.shape[3])
-    half = np.empty(36 * padded.shape[3], padded.dtype)
-    source, target = padded.reshape(-1), taps.reshape(-1)
+    images, height, width, _ = maps.shape
+    channels = _place(maps.shape[3])
+    half = np.empty(36 * maps.shape[3], maps.dtype)
+    edge = np.empty(36 * maps.shape[3], maps.dtype)
+    source, target = maps.reshape(-1), taps.reshape(-1)
     line, tap, side = _place(width) * channels, _place(taps.shape[1]) * channels, _place(6) * channels
     tile = _place(0)
     for image in range(images):
-        for top in range(0, height - 2, 4):
-            for left in range(0, width - 2, 4):
-                corner = _place((image * height + top) * width + left) * channels
-                for x in range(_place(6)):
-                    _analyse(source, corner + x * channels, line, half, x * channels, side, channels)
+        for top in range(first, first + 4 * tile_rows, 4):
+            for left in range(-1, width - 1, 4):
+                if 0 <= top <= height - 6 and 0 <= left <= width - 6:
+                    corner = _place((image * height + top) * width + left) * channels
+                    for x in range(_place(6)):
+                        _analyse(source, corner + x * channels, line, half, x * channels, side, channels)
+                else:
+                    _copy_edge(maps, image, top, left, edge)
+                    for x in range(_place(6)):
+                        _analyse(edge, x * channels, side, half, x * channels, side, channels)
                 for y in range(_place(6)):
                     _analyse(half, y * side, channels, target, tile + y * _place(6) * tap, tap, channels)
                 tile += channels
-    taps[:, images * ((height - 2) // 4) * ((width - 2) // 4) :] = 0
+    taps[:, images * tile_rows * ((width + 3) // 4) :] = 0
 
 
 @_compiled
