@@ -33,6 +33,8 @@ class MultiStyle(pl.LightningModule):
         style_weight: weight of the style loss, relative to the style's own Gram matrices.
         tv_weight: weight of the total variation.
         grid_weight: weight of :func:`tezawari.style.loss.grid_pattern` at the network's stride; 0 leaves it out.
+        border_weight: weight of :meth:`_seen_within`, which keeps a network from serving a style by a strip along the
+            edges of the picture; 0 leaves it out.
         per_style_weights: style name → factor on that style's loss; 1 where not named.
         reconstruction_steps: first steps, in which the network only learns to give the photo back, whatever style is
             asked. They need no loss network, so they cost next to nothing, and spare it the steps in which a fresh
@@ -69,6 +71,7 @@ class MultiStyle(pl.LightningModule):
         style_weight: float = 5.0,
         tv_weight: float = 1.0,
         grid_weight: float = 0.0,
+        border_weight: float = 0.0,
         per_style_weights: dict[str, float] | None = None,
         reconstruction_steps: int = 250,
         imitate: str | None = None,
@@ -107,6 +110,9 @@ class MultiStyle(pl.LightningModule):
         unknown = set(factors) - set(names)
         if unknown:
             raise UserError(f"model.per_style_weights names {sorted(unknown)[0]}{did_you_mean(min(unknown), names)}")
+        needed = 2 * self._margin() + 16
+        if hparams["border_weight"] and data.image_size < needed:
+            raise UserError(f"data.image_size={data.image_size}: model.border_weight needs {needed} or more")
         self.register_buffer("style_factors", torch.tensor([float(factors.get(name, 1)) for name in names]))
         self.register_buffer("style_average", torch.full((len(names),), torch.nan))
         layers = tuple(hparams["style_layers"] or default_style_layers(hparams["backbone_name"]))
@@ -179,13 +185,33 @@ class MultiStyle(pl.LightningModule):
         weights = one_hot(style + self.first_row, len(self.style_names))
         return self.network(content_image.contiguous(memory_format=torch.channels_last), weights.to(content_image))
 
-    def _losses(self, content_image: Tensor, style: Tensor) -> tuple[PerceptualLosses, Tensor]:
-        """Return the losses and the grid patterns ``(B,)`` of photos ``(B / k, 3, H, W)``, each in k styles in turn."""
+    def _losses(self, content_image: Tensor, style: Tensor) -> tuple[PerceptualLosses, dict[str, Tensor]]:
+        """Return the losses of photos ``(B / k, 3, H, W)``, each in k styles in turn, and ours by name, ``(B,)``."""
         assert self.loss is not None
         assert self.network is not None
-        stylized = self(content_image.repeat_interleave(len(style) // len(content_image), 0), style)
-        pattern = grid_pattern(stylized, self.network.bottleneck_stride)
-        return self.loss(stylized, content_image, style), pattern
+        photos = content_image.repeat_interleave(len(style) // len(content_image), 0)
+        stylized, more = self(photos, style), {}
+        if self.training and self.hparams["border_weight"]:
+            stylized, more["border"] = self._seen_within(photos, stylized, style)
+            content_image = _within(content_image, self._margin())
+        if self.hparams["grid_weight"]:
+            more["grid"] = grid_pattern(stylized, self.network.bottleneck_stride)
+        return self.loss(stylized, content_image, style), more
+
+    def _margin(self) -> int:
+        assert self.network is not None
+        return 2 * self.network.bottleneck_stride
+
+    def _seen_within(self, photos: Tensor, stylized: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pictures without a margin, and how far the picture of a crop is from the crop of the picture.
+
+        A network knows from the padding where a picture ends, and a style that asks for some yellow is served most
+        cheaply by a strip of it there. The loss network does not see the margin, so nothing is gained there; what the
+        network draws at the edges of the crop is to be what it drew when the photo went on: mean squares ``(B,)``.
+        """
+        seen = _within(stylized, self._margin())
+        of_crop = self(_within(photos, self._margin()), style)
+        return seen, (of_crop - seen.detach()).square().mean((1, 2, 3))
 
     def _several(self, style: Tensor) -> Tensor:
         """Return each photo's styles in turn, ``(B · styles_per_photo,)``: the drawn one and some further on.
@@ -196,11 +222,14 @@ class MultiStyle(pl.LightningModule):
         distance = 1 + self.global_step % max(1, styles - 1)
         return ((style[:, None] + distance * further) % styles).flatten()
 
-    def _total(self, losses: PerceptualLosses, pattern: Tensor, style: Tensor, style_share: float = 1.0) -> Tensor:
+    def _total(
+        self, losses: PerceptualLosses, more: dict[str, Tensor], style: Tensor, style_share: float = 1.0
+    ) -> Tensor:
         hparams = self.hparams
         styled = losses.style * self.style_factors[style] * style_share
         total = hparams["content_weight"] * losses.content + hparams["style_weight"] * styled
-        return (total + hparams["tv_weight"] * losses.total_variation + hparams["grid_weight"] * pattern).mean()
+        total = total + hparams["tv_weight"] * losses.total_variation
+        return (total + sum(hparams[f"{name}_weight"] * loss for name, loss in more.items())).mean()
 
     def _style_share(self) -> float:
         """Return the share of the style weight that counts at this step."""
@@ -234,10 +263,10 @@ class MultiStyle(pl.LightningModule):
             error = mse_loss(self(photos, style), self._example(photos, style))
             self.log("train/reconstruction_loss", error, prog_bar=True)
             return error
-        losses, pattern = self._losses(batch["image"], style)
-        total = self._total(losses, pattern, style, self._style_share())
+        losses, more = self._losses(batch["image"], style)
+        total = self._total(losses, more, style, self._style_share())
         self.log("train/loss", total, prog_bar=True)
-        self._log_parts("train", losses, pattern)
+        self._log_parts("train", losses, more)
         self._update_style_average(losses.style.detach(), style)
         self.log_dict(
             {f"train/style/{name}": self.style_average[i] for i, name in enumerate(self.style_names[self.first_row :])}
@@ -256,18 +285,17 @@ class MultiStyle(pl.LightningModule):
             before = self.style_average[index]
             self.style_average[index] = loss if before.isnan() else 0.9 * before + 0.1 * loss
 
-    def _log_parts(self, stage: str, losses: PerceptualLosses, pattern: Tensor) -> None:
+    def _log_parts(self, stage: str, losses: PerceptualLosses, more: dict[str, Tensor]) -> None:
         means = {"content_loss": losses.content, "style_loss": losses.style, "tv_loss": losses.total_variation}
-        if self.hparams["grid_weight"]:
-            means["grid_loss"] = pattern
+        means |= {f"{name}_loss": loss for name, loss in more.items()}
         self.log_dict({f"{stage}/{name}": value.mean() for name, value in means.items()}, batch_size=len(losses.style))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log the losses on photos that are not trained on."""
-        losses, pattern = self._losses(batch["image"], batch["style"])
-        total = self._total(losses, pattern, batch["style"])
+        losses, more = self._losses(batch["image"], batch["style"])
+        total = self._total(losses, more, batch["style"])
         self.log("val/loss", total, batch_size=len(batch["style"]), prog_bar=True)
-        self._log_parts("val", losses, pattern)
+        self._log_parts("val", losses, more)
 
     def configure_optimizers(self) -> Any:
         """Adam whose learning rate rises over the first 2 % of the steps and falls to zero along a cosine.
@@ -308,3 +336,8 @@ class MultiStyle(pl.LightningModule):
         photos = self.trainer.datamodule.validation_photos()  # type: ignore[attr-defined]
         sheet = save_contact_sheet(run_dir / "contact_sheet.png", trained, photos[:6])
         return {"network": published, "contact sheet": sheet}
+
+
+def _within(image: Tensor, margin: int) -> Tensor:
+    """Return ``(…, H, W)`` without a margin on each side."""
+    return image[..., margin:-margin, margin:-margin]

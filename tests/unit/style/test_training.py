@@ -11,14 +11,15 @@ from tests.unit.quiet_trainer import quiet_trainer
 from tezawari.core.errors import UserError
 from tezawari.data.sample import SampleData
 from tezawari.style.lightning_module import MultiStyle
+from tezawari.style.loss import grid_pattern
 from tezawari.style.network import ConditionalNetwork, build_network
 from tezawari.style.package import load_network, save_network
 
 
-def _train(steps: int = 1, **settings: object) -> MultiStyle:
+def _train(steps: int = 1, image_size: int = 32, **settings: object) -> MultiStyle:
     model = MultiStyle(**{"norm": "settled", "frozen_moments": 1.0, "learning_rate": 1e-3, **settings})  # type: ignore[arg-type]
     trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, use_distributed_sampler=False)
-    trainer.fit(model, datamodule=SampleData(image_size=32, batch_size=2, epoch_size=4))
+    trainer.fit(model, datamodule=SampleData(image_size=image_size, batch_size=2, epoch_size=4))
     return model
 
 
@@ -70,7 +71,7 @@ def test_a_grid_is_trained_away(tmp_path: Path, names: list[str]) -> None:
         model = _train(12, start_from=start, grid_weight=weight, learning_rate=3e-3, style_weight=0.1)
         batch = next(iter(model.trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
         with torch.no_grad():
-            found[weight] = model._losses(batch["image"], batch["style"])[1].mean()
+            found[weight] = grid_pattern(model(batch["image"], batch["style"]), 8).mean()
     assert found[1e4] < 0.5 * found[0.0]
 
 
@@ -82,9 +83,9 @@ def test_several_styles_of_a_photo_cost_what_they_do_apart(names: list[str]) -> 
     style = model._several(torch.tensor([3, len(names) - 1]))
     assert style[::2].tolist() == [3, len(names) - 1], "the first of each is the one that was drawn"
     assert (style[::2] != style[1::2]).all()
-    together, pattern = model._losses(photos, style)
-    apart, same_pattern = model._losses(photos.repeat_interleave(2, 0), style)
-    for some, same in zip((*together, pattern), (*apart, same_pattern)):
+    together, _ = model._losses(photos, style)
+    apart, _ = model._losses(photos.repeat_interleave(2, 0), style)
+    for some, same in zip(together, apart):
         torch.testing.assert_close(some, same)
 
 
@@ -110,3 +111,21 @@ def test_only_a_network_of_the_same_styles_and_constant_moments_is_imitated(tmp_
     _published(tmp_path / "instance.safetensors", names, "instance")
     with pytest.raises(UserError, match="cannot be imitated"):
         _train(imitate=str(tmp_path / "instance.safetensors"))
+
+
+def test_a_strip_along_the_edges_is_trained_away(tmp_path: Path, names: list[str]) -> None:
+    """An encoder that sees by the zeros of its padding where a photo ends, and says so loudly."""
+    network = _published(tmp_path / "n.safetensors", names)
+    with torch.no_grad():
+        network.encoder[0].conv.bias.fill_(3.0)  # type: ignore[union-attr, operator]
+    save_network(tmp_path / "edges.safetensors", network, names, {})
+    photos, style = torch.rand(4, 3, 80, 80), torch.arange(4)
+    found = {}
+    for weight in (0.0, 1e3):
+        start = str(tmp_path / "edges.safetensors")
+        model = _train(12, 80, start_from=start, border_weight=weight, learning_rate=3e-3, style_weight=0.1)
+        with torch.no_grad():
+            found[weight] = model._seen_within(photos, model(photos, style), style)[1].mean()
+    assert found[1e3] < 0.7 * found[0.0]
+    with pytest.raises(UserError, match="border_weight needs 48"):
+        _train(border_weight=1.0)
