@@ -67,7 +67,7 @@ def _chunks(batch: int, tile_rows: int, tile_columns: int, channels: int) -> lis
 class WinogradConv:
     """A 3×3 convolution of stride 1 and zero padding 1 whose weights do not change.
 
-    Maps are channels-last, (B, H, W, C) contiguous, of the weight's dtype, on the CPU. ``weight`` (Cout, Cin, 3, 3),
+    Maps are channels-last, (B, H, W, C), best contiguous, of the weight's dtype, on the CPU. ``weight`` (Cout, Cin, 3, 3),
     ``bias`` (Cout,).
     """
 
@@ -80,8 +80,8 @@ class WinogradConv:
     def forward(self, x: Tensor, rectify: bool) -> Tensor:
         """Return the convolution (B, H, W, Cout) of ``x`` (B, H, W, Cin), after ReLU when ``rectify``."""
 
-        least = 0 if rectify else -math.inf
-        return self._run(lambda images, rows: (x[images], 0), x.shape[:3], self._forward, self.bias, least)
+        least, whole = 0 if rectify else -math.inf, x.contiguous()
+        return self._run(lambda images, rows: (whole[images], 0), x.shape[:3], self._forward, self.bias, least)
 
     def input_gradient(self, fill: Fill, size: tuple[int, int, int]) -> Tensor:
         """Return the gradient (B, H, W, Cin) of the input; ``fill`` writes the output's, ``size`` is (B, H, W).

@@ -85,6 +85,11 @@ def _small_chain() -> FrozenChain:
     )
 
 
+def test_winograd_takes_maps_laid_out_plane_by_plane() -> None:
+    conv, planes = WinogradConv(torch.randn(8, 6, 3, 3), torch.randn(8)), torch.randn(2, 6, 9, 12)
+    torch.testing.assert_close(conv.forward(planes.permute(0, 2, 3, 1), True), conv.forward(_rows(planes), True))
+
+
 @pytest.mark.parametrize("rectify", [False, True])
 def test_what_is_no_number_stays_so_through_winograd(rectify: bool) -> None:
     conv = WinogradConv(torch.randn(8, 8, 3, 3), torch.zeros(8))
