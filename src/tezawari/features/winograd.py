@@ -67,7 +67,7 @@ def _chunks(batch: int, tile_rows: int, tile_columns: int, channels: int) -> lis
 class WinogradConv:
     """A 3×3 convolution of stride 1 and zero padding 1 whose weights do not change.
 
-    Maps are channels-last, (B, H, W, C), best contiguous, of the weight's dtype, on the CPU. ``weight`` (Cout, Cin, 3, 3),
+    Maps are channels-last (B, H, W, C), of the weight's dtype, on the CPU. ``weight`` (Cout, Cin, 3, 3),
     ``bias`` (Cout,).
     """
 
