@@ -156,16 +156,28 @@ class Normalization(nn.Module):
         """Normalise ``(B, C, H, W)`` under a condition ``(B, S)`` or ``(B, S, h, w)``."""
         if self.settles:
             style = shares(style)
-        if self.settles and not self.training:
+            if self.training:
+                return self._by_own_moments(features, style)
             scale, shift = self._mixed(self.settled_rows(), features, style)
             return features * scale + shift
-        if self.settles:
-            self._follow(features.detach(), style)
         normalized = self.batch(features) if self.batch is not None else self._by_instance(features)
         if not len(self.scale_shift):
             return normalized
         scale, shift = self._mixed(torch.stack(list(self.scale_shift)), features, style)
         return normalized * scale + shift
+
+    def _by_own_moments(self, features: Tensor, style: Tensor) -> Tensor:
+        """Normalise each image, scale and shift it, in one pass, and follow what its moments were.
+
+        PyTorch's own instance normalisation takes several, and lays channels-last maps out anew on the way.
+        """
+        exact = features.to(torch.promote_types(features.dtype, torch.float32))
+        variance, mean = torch.var_mean(exact, (2, 3), correction=0, keepdim=True)
+        self._follow(variance.detach().flatten(1), mean.detach().flatten(1), style)
+        scale, shift = self._mixed(torch.stack(list(self.scale_shift)), features, style)
+        scale = scale * (variance + _EPSILON).rsqrt()
+        shift = shift - mean * scale
+        return torch.addcmul(shift.to(features.dtype), features, scale.to(features.dtype))
 
     @staticmethod
     def _mixed(rows: Tensor, features: Tensor, style: Tensor) -> tuple[Tensor, ...]:
@@ -179,12 +191,11 @@ class Normalization(nn.Module):
         return torch.stack([scale, shift - scale * self.style_mean], dim=1)
 
     @torch.no_grad()
-    def _follow(self, features: Tensor, style: Tensor) -> None:
-        """Move each style's running moments towards those of the images that ask for it."""
+    def _follow(self, variance: Tensor, mean: Tensor, style: Tensor) -> None:
+        """Move each style's running moments towards those ``(B, C)`` of the images that ask for it."""
         asked = style.flatten(2).mean(2) if style.dim() == 4 else style
         count = asked.sum(0)[:, None]
         parts = (asked / count.T.clamp_min(1e-6)).T  # (S, B)
-        variance, mean = torch.var_mean(features, (2, 3), correction=0)
         rate = 1 - _MEMORY**count
         self.style_mean += rate * (parts.to(mean) @ mean - self.style_mean)
         self.style_variance += rate * (parts.to(mean) @ variance - self.style_variance)
