@@ -67,8 +67,11 @@ def share(work: Callable[[Iterator[Piece]], None], pieces: Sequence[Piece]) -> N
             _workers[most] = _start(most)
         executor = _workers[most]
 
+    # Tensors of the inference mode may be written to within it alone, and each thread has its own.
+    inference = torch.is_inference_mode_enabled()
+
     def without_gradients() -> None:
-        with torch.no_grad():
+        with torch.inference_mode(inference), torch.no_grad():
             work(common)
 
     # All must have ended before an error is raised: they write to memory of the caller's.

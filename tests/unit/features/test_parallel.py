@@ -44,3 +44,20 @@ def test_an_error_is_raised_where_the_work_was_shared() -> None:
 
     with pytest.raises(ValueError, match="the third"):
         share(work, range(4))
+
+
+def test_pieces_write_to_tensors_of_the_inference_mode() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            found = torch.empty(4)
+
+            def work(pieces: Iterator[int]) -> None:
+                for piece in pieces:
+                    torch.add(torch.tensor(1.0), piece, out=found[piece])
+
+            share(work, range(4))
+            assert found.tolist() == [1, 2, 3, 4]
+    finally:
+        torch.set_num_threads(threads)
