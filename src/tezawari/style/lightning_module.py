@@ -244,11 +244,11 @@ class MultiStyle(pl.LightningModule):
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Train the last steps under the moments that the network is used with afterwards.
 
-        After the first steps, Adam starts anew: gradients of the perceptual loss are many times as large, and divided
-        by the size of those before they would throw the network back.
+        After copying another network, Adam starts anew: gradients of the perceptual loss are many times as large, and
+        divided by the size of those before they would throw the network back.
         """
         assert self.network is not None
-        if self.global_step == self._first_steps():
+        if self.teacher is not None and self.global_step == self._first_steps():
             self.trainer.optimizers[0].state.clear()
         steps = self.trainer.estimated_stepping_batches
         late = self.global_step >= (1 - self.hparams["frozen_moments"]) * steps
@@ -300,7 +300,7 @@ class MultiStyle(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam whose learning rate rises over the first 2 % of the steps and falls to zero along a cosine.
 
-        The first steps, which have another loss, and all others have such a course each.
+        Steps that copy another network, and those after them, have such a course each.
         """
         assert self.network is not None
         styles = [p for index in range(self.network.num_styles) for p in self.network.style_parameters(index)]
@@ -311,7 +311,10 @@ class MultiStyle(pl.LightningModule):
             {"params": [p for p in styles if p.requires_grad], "lr": rate * self.hparams["style_rate"]},
         ]
         optimizer = torch.optim.Adam([group for group in groups if group["params"]])
-        first, steps = self._first_steps(), int(self.trainer.estimated_stepping_batches)
+        first, steps = (
+            self._first_steps() if self.teacher is not None else 0,
+            int(self.trainer.estimated_stepping_batches),
+        )
 
         def course(step: int) -> float:
             return warm_cosine(step, first) if step < first else warm_cosine(step - first, max(1, steps - first))
