@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -47,27 +48,27 @@ def train_equally(steps: int, size: int, batch_size: int, weights: str, bf16: bo
     precision: Precision = "bf16-mixed" if bf16 else "32-true"
     swift: dict[str, Any] = {"norm": "settled", "style_rate": 5.0, "frozen_moments": 0.5, "styles_per_photo": 2}
 
-    def train(name: str, kind: type[MultiStyle], precision: Precision, photos: int, **settings: Any) -> EqualStepsRow:
-        return _train(name, kind, precision, steps, size, photos, {"backbone_weights": weights, **settings})
-
+    train = partial(_train, steps, size, weights)
     yield train("johnson, plain loss", PlainMultiStyle, "32-true", batch_size, net="johnson")
     yield train("deepstylecam", MultiStyle, precision, batch_size, net="deepstylecam")
     yield train("swift, two styles a photo", MultiStyle, precision, batch_size // 2, net="swift", **swift)
 
 
 def _train(
+    steps: int,
+    size: int,
+    weights: str,
     name: str,
     kind: type[MultiStyle],
     precision: Precision,
-    steps: int,
-    size: int,
     photos: int,
-    settings: dict[str, Any],
+    **settings: Any,
 ) -> EqualStepsRow:
     torch.manual_seed(0)
     data = SampleData(image_size=size, style_size=size, batch_size=photos)
     module = kind(
         backbone_name="vgg16",
+        backbone_weights=weights,
         reconstruction_steps=steps // 5,
         content_layers=["relu2_2", "relu3_3"],
         content_weight=5.0,
