@@ -157,6 +157,9 @@ class MultiStyle(pl.LightningModule):
     def _load_teacher(self, names: list[str]) -> DeployedNetwork | None:
         if self.hparams["imitate"] is None:
             return None
+        for other in ("start_from", "add_styles_to"):
+            if self.hparams[other] is not None:
+                raise UserError(f"model.imitate is for a fresh network: leave it or model.{other} out")
         network = self._load_same_styles("imitate", names)
         if network.norm == "instance":
             raise UserError(f"model.imitate={self.hparams['imitate']}: a network with norm=instance cannot be imitated")
@@ -241,6 +244,10 @@ class MultiStyle(pl.LightningModule):
         fresh = self.hparams["start_from"] is None and self.hparams["add_styles_to"] is None
         return int(self.hparams["reconstruction_steps"]) if fresh else 0
 
+    def _copied_steps(self) -> int:
+        """Return how many steps copy another network."""
+        return 0 if self.teacher is None else self._first_steps()
+
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Train the last steps under the moments that the network is used with afterwards.
 
@@ -248,7 +255,7 @@ class MultiStyle(pl.LightningModule):
         divided by the size of those before they would throw the network back.
         """
         assert self.network is not None
-        if self.teacher is not None and self.global_step == self._first_steps():
+        if self.global_step == self._copied_steps():
             self.trainer.optimizers[0].state.clear()
         steps = self.trainer.estimated_stepping_batches
         late = self.global_step >= (1 - self.hparams["frozen_moments"]) * steps
@@ -311,13 +318,10 @@ class MultiStyle(pl.LightningModule):
             {"params": [p for p in styles if p.requires_grad], "lr": rate * self.hparams["style_rate"]},
         ]
         optimizer = torch.optim.Adam([group for group in groups if group["params"]])
-        first, steps = (
-            self._first_steps() if self.teacher is not None else 0,
-            int(self.trainer.estimated_stepping_batches),
-        )
+        copied, steps = self._copied_steps(), int(self.trainer.estimated_stepping_batches)
 
         def course(step: int) -> float:
-            return warm_cosine(step, first) if step < first else warm_cosine(step - first, max(1, steps - first))
+            return warm_cosine(step, copied) if step < copied else warm_cosine(step - copied, max(1, steps - copied))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, course)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -109,6 +109,9 @@ def test_only_a_network_of_the_same_styles_and_constant_moments_is_imitated(tmp_
     with pytest.raises(UserError, match=r"model\.imitate=.*moss, but the data have"):
         _train(imitate=str(tmp_path / "other.safetensors"))
     _published(tmp_path / "instance.safetensors", names, "instance")
+    start = str(tmp_path / "instance.safetensors")
+    with pytest.raises(UserError, match=r"leave it or model\.start_from out"):
+        _train(imitate=start, start_from=start, norm="instance")
     with pytest.raises(UserError, match="cannot be imitated"):
         _train(imitate=str(tmp_path / "instance.safetensors"))
 
