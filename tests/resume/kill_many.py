@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from tests.resume.forked import start_forked
 from tests.resume.tiny_train import REPOSITORY, tiny_train
 from tezawari.core.checkpoints import list_checkpoints, load_checkpoint
 from tezawari.core.runs import CHECKPOINTS_FOLDER, METRICS_FILE
@@ -37,25 +38,11 @@ class Entry:
     def start(self, words: list[str]) -> int:
         """Start a training and return its process id; what it prints goes to the log."""
         if self._fork:
-            return self._start_forked(words)
+            return start_forked(lambda: tiny_train(*words), self._log)
         command = ["-m", "tests.resume.tiny_train"] if self._tiny else ["train.py"]
         with self._log.open("a") as log:
             process = subprocess.Popen([sys.executable, *command, *words], cwd=REPOSITORY, stdout=log, stderr=log)
         return process.pid
-
-    def _start_forked(self, words: list[str]) -> int:
-        process = os.fork()
-        if process:
-            return process
-        code = 1
-        try:
-            log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            code = tiny_train(*words)
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
 
 
 def kill_many(

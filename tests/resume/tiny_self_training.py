@@ -13,9 +13,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.resume.forked import start_forked
 from tests.resume.tiny_train import REPOSITORY
 
 TINY = [
@@ -134,17 +136,7 @@ def main(log: Path) -> None:
     import tezawari.segmentation.self_training.lightning_module  # noqa: F401
 
     for line in sys.stdin:
-        process = os.fork()
-        if not process:
-            code = 1
-            try:
-                output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-                os.dup2(output, 1)
-                os.dup2(output, 2)
-                code = _train(**json.loads(line))
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
+        process = start_forked(partial(_train, **json.loads(line)), log)
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
 
