@@ -47,10 +47,10 @@ def train_equally(steps: int, size: int, batch_size: int, weights: str, bf16: bo
     """
     precision: Precision = "bf16-mixed" if bf16 else "32-true"
     swift: dict[str, Any] = {"norm": "settled", "style_rate": 5.0, "frozen_moments": 0.5, "styles_per_photo": 2}
-
+    talk: dict[str, Any] = {"norm": "batch", "style_rate": 1.0}
     train = partial(_train, steps, size, weights)
-    yield train("johnson, plain loss", PlainMultiStyle, "32-true", batch_size, net="johnson")
-    yield train("deepstylecam", MultiStyle, precision, batch_size, net="deepstylecam")
+    yield train("johnson, plain loss", PlainMultiStyle, "32-true", batch_size, net="johnson", **talk)
+    yield train("deepstylecam", MultiStyle, precision, batch_size, net="deepstylecam", **talk)
     yield train("swift, two styles a photo", MultiStyle, precision, batch_size // 2, net="swift", **swift)
 
 
@@ -72,6 +72,7 @@ def _train(
         reconstruction_steps=steps // 5,
         content_layers=["relu2_2", "relu3_3"],
         content_weight=5.0,
+        grid_weight=0.0,
         learning_rate=1e-3,
         **settings,
     )

@@ -25,10 +25,10 @@ class MultiStyle(pl.LightningModule):
     """Train one network for all the styles of the data, one random style a sample.
 
     Args:
-        net: ``deepstylecam`` (METHODS §6), ``johnson`` or ``swift``, see
+        net: ``swift``, ``deepstylecam`` (METHODS §6) or ``johnson``, see
             :class:`tezawari.style.network.ConditionalNetwork`.
         fusion: how the style conditions the network, ``concat`` or ``cin``.
-        norm: ``batch``, ``instance`` or ``settled``: see :class:`tezawari.style.network.Normalization`.
+        norm: ``settled``, ``instance`` or ``batch``: see :class:`tezawari.style.network.Normalization`.
         content_weight: weight of the content loss, relative to the photo's own features.
         style_weight: weight of the style loss, relative to the style's own Gram matrices.
         tv_weight: weight of the total variation.
@@ -38,9 +38,11 @@ class MultiStyle(pl.LightningModule):
         per_style_weights: style name → factor on that style's loss; 1 where not named.
         reconstruction_steps: first steps, in which the network only learns to give the photo back, whatever style is
             asked. They need no loss network, so they cost next to nothing, and spare it the steps in which a fresh
-            decoder draws checkerboards. A trained network that goes on has none. [ours]
-        imitate: a trained network of the same styles, whose pictures those first steps copy instead of the photo: how a
-            faster network learns in minutes most of what a larger one took hours for (Hinton et al., 2015). [ours]
+            decoder draws checkerboards. They are a quarter of all steps at most, so that a short run is given styles
+            too; a trained network that goes on has none. [ours]
+        imitate: a trained network of the same styles, whose pictures those first steps, here as many as asked, copy
+            instead of the photo: how a faster network learns in minutes most of what a larger one took hours for
+            (Hinton et al., 2015). [ours]
         style_ramp: share of all steps over which the style weight rises from 0 to its value; 0 is all of it at once. A
             deep loss network pulls so hard towards style that a young network gives the photo up.
         learning_rate: peak of Adam's learning rate; it falls to zero along a cosine.
@@ -64,20 +66,20 @@ class MultiStyle(pl.LightningModule):
 
     def __init__(
         self,
-        net: Net = "deepstylecam",
+        net: Net = "swift",
         fusion: Fusion = "concat",
-        norm: Norm = "batch",
-        content_weight: float = 2.0,
+        norm: Norm = "settled",
+        content_weight: float = 1.5,
         style_weight: float = 5.0,
         tv_weight: float = 1.0,
-        grid_weight: float = 0.0,
+        grid_weight: float = 100.0,
         border_weight: float = 0.0,
         per_style_weights: dict[str, float] | None = None,
         reconstruction_steps: int = 250,
         imitate: str | None = None,
         style_ramp: float = 0.0,
         learning_rate: float = 3e-3,
-        style_rate: float = 1.0,
+        style_rate: float = 5.0,
         styles_per_photo: int = 1,
         frozen_moments: float = 0.25,
         backbone_name: str = "efficientnet_lite0",
@@ -173,7 +175,7 @@ class MultiStyle(pl.LightningModule):
             if getattr(network, kind) != hparams[kind]:
                 raise UserError(
                     f"model.start_from={hparams['start_from']} has {kind}={getattr(network, kind)}, "
-                    f"but model.{kind}={hparams[kind]}"
+                    f"but model.{kind}={hparams[kind]}: add model.{kind}={getattr(network, kind)}"
                 )
         return network
 
@@ -241,8 +243,10 @@ class MultiStyle(pl.LightningModule):
 
     def _first_steps(self) -> int:
         """Return how many steps give back the photo or another network's picture."""
-        fresh = self.hparams["start_from"] is None and self.hparams["add_styles_to"] is None
-        return int(self.hparams["reconstruction_steps"]) if fresh else 0
+        if self.hparams["start_from"] is not None or self.hparams["add_styles_to"] is not None:
+            return 0
+        asked = int(self.hparams["reconstruction_steps"])
+        return asked if self.teacher is not None else min(asked, int(self.trainer.estimated_stepping_batches) // 4)
 
     def _copied_steps(self) -> int:
         """Return how many steps copy another network."""

@@ -17,7 +17,8 @@ from tezawari.style.package import load_network, save_network
 
 
 def _train(steps: int = 1, image_size: int = 32, **settings: object) -> MultiStyle:
-    model = MultiStyle(**{"norm": "settled", "frozen_moments": 1.0, "learning_rate": 1e-3, **settings})  # type: ignore[arg-type]
+    usual = {"net": "deepstylecam", "frozen_moments": 1.0, "learning_rate": 1e-3, "style_rate": 1.0}
+    model = MultiStyle(**{**usual, **settings})  # type: ignore[arg-type]
     trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, use_distributed_sampler=False)
     trainer.fit(model, datamodule=SampleData(image_size=image_size, batch_size=2, epoch_size=4))
     return model
@@ -54,7 +55,7 @@ def test_a_network_of_other_styles_or_shape_is_no_start(tmp_path: Path, names: l
     _published(tmp_path / "instance.safetensors", names, "instance")
     with pytest.raises(UserError, match=r"has norm=instance, but model\.norm=settled"):
         _train(start_from=str(tmp_path / "instance.safetensors"))
-    with pytest.raises(UserError, match=r"has net=deepstylecam, but model\.net=johnson"):
+    with pytest.raises(UserError, match=r"has net=deepstylecam, .* add model\.net=deepstylecam"):
         _train(start_from=str(tmp_path / "instance.safetensors"), norm="instance", net="johnson")
 
 
@@ -87,6 +88,13 @@ def test_several_styles_of_a_photo_cost_what_they_do_apart(names: list[str]) -> 
     apart, _ = model._losses(photos.repeat_interleave(2, 0), style)
     for some, same in zip(together, apart):
         torch.testing.assert_close(some, same)
+
+
+def test_a_short_run_learns_styles_too(names: list[str]) -> None:
+    """It used to end while it only gave photos back, or just after: a contact sheet of one colour."""
+    model = _train(8, reconstruction_steps=250, frozen_moments=0.25)
+    assert model.trainer.logged_metrics["train/loss"].isfinite()
+    assert (~model.style_average.isnan()).sum() > 2, "six steps of two photos asked styles"
 
 
 def test_first_steps_copy_the_imitated_network(tmp_path: Path, names: list[str]) -> None:
