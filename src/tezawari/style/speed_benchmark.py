@@ -141,6 +141,9 @@ def benchmark_speed(
             jobs += [_stylize_job(row, setups) for row in stylizing if not row.note]
         if "photo" in parts:
             jobs.append(_photo_job(Path(scratch), checkpoint, photo_size[0], photo_size[1]))
+        if jobs and (training or stylizing):
+            # Memory takes minutes more, and what was timed is not to be lost when someone stops it.
+            write_report(folder, Report(_machine(threads, peaks, load), training, stylizing, [], []))
         memory = list(_measure_memory(jobs, threads))
     equally: list[EqualStepsRow] = []
     if equal_steps:

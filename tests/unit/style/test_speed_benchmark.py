@@ -109,6 +109,17 @@ def test_everything_is_measured_and_agrees(
     assert (tmp_path / "style_speed" / "speed.png").stat().st_size < 300_000
 
 
+def test_what_was_timed_is_kept_when_memory_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(job: Job, threads: int) -> PeakMemory:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speed_benchmark, "measure", stopped)
+    assert run(tmp_path, *TINY, "parts=[training,memory]", "compile=false") == 130
+    rows = read(tmp_path, "training")
+    assert float(rows[0]["step_s"]) > 0
+    assert rows[0]["peak_mb"] == ""
+
+
 def _numbers(jobs: list[Job], part: str) -> list[int]:
     return [number for number, job in enumerate(jobs, start=1) if job.part == part]
 
