@@ -14,7 +14,7 @@ def start_forked(run: Callable[[], int], log: Path) -> int:
     """Start ``run`` in a forked process and return its id: ``run`` returns its exit code, and prints to ``log``.
 
     Much is imported only when a training needs it, for seconds: a run that ends by itself leaves the names of what it
-    imported, and this process imports them before it forks again. It must not compute anything.
+    imported besides, and this process imports them before it forks again. It must not compute anything.
     """
     imported = log.with_suffix(".modules")
     if imported.exists():
@@ -26,13 +26,13 @@ def start_forked(run: Callable[[], int], log: Path) -> int:
     process = os.fork()
     if process:
         return process
-    code = 1
+    code, before = 1, set(sys.modules)
     try:
         output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
         code = run()
-        imported.write_text("\n".join(sys.modules))
+        imported.write_text("\n".join(sys.modules.keys() - before))
     finally:
         sys.stdout.flush()
         os._exit(code)

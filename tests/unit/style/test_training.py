@@ -90,7 +90,7 @@ def test_several_styles_of_a_photo_cost_what_they_do_apart(names: list[str]) -> 
         torch.testing.assert_close(some, same)
 
 
-def test_a_short_run_learns_styles_too(names: list[str]) -> None:
+def test_a_short_run_learns_styles_too() -> None:
     """It used to end while it only gave photos back, or just after: a contact sheet of one colour."""
     model = _train(8, reconstruction_steps=250, frozen_moments=0.25)
     assert model.trainer.logged_metrics["train/loss"].isfinite()
